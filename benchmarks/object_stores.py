@@ -35,9 +35,9 @@ from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder, random_rows
 from benchmarks.transport import chunk_rows_of, pieces
-from producer.cli.predict_to_sink import ending, predict_to_sink
-from producer.cli.request import RunOptions
 from producer.embedded.local import local
+from producer.outputs.predict_to_sink import ending, predict_to_sink
+from producer.outputs.run_options import RunOptions
 from producer.sinks import JournalHead, open_sink
 from producer.sources import open_source
 from tasks.storage import objects

@@ -28,8 +28,8 @@ from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
 from producer import Client, local
-from producer.cli.predict_to_sink import ending, predict_to_sink
-from producer.cli.request import RunOptions
+from producer.outputs.predict_to_sink import ending, predict_to_sink
+from producer.outputs.run_options import RunOptions
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import open_source
 from tasks.outputs.arrow import ROW_GROUP_BYTES

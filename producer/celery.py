@@ -24,11 +24,11 @@ import numpy as np
 from celery import Task, shared_task
 from celery.signals import task_failure, task_revoked
 
-from producer.cli.fetch import fetch_to_output
-from producer.cli.sidecar_files import ledger_path
-from producer.cli.summary import PredictionFailedError
 from producer.client import Client
 from producer.detached.detached_job import DetachedJob
+from producer.outputs.fetch_to_output import fetch_to_output
+from producer.outputs.sidecar_files import ledger_path
+from producer.outputs.summary import PredictionFailedError
 from producer.records.job_store import JobState
 from producer.rows.part import OutputTree
 from producer.sinks import check_output

@@ -23,13 +23,12 @@ from producer.requests.request_client import RequestClient
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.rows.part import OutputTree
 from producer.rows.returned import Form, Frame, Returns
-from producer.rows.source import frame_of
+from producer.rows.source import BatchSource, Source, frame_of
 from producer.scheduling.admission import ModelNames, check_first_row, check_names
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, ChunkSizer
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import (
     MAX_WAITING_BYTES,
-    AttachedOptions,
     DetachOptions,
     JobOptions,
     JobSpec,
@@ -40,7 +39,7 @@ from producer.scheduling.priority import Priority
 from producer.sources import open_source
 from producer.sources.choose import for_models
 from tasks.protocol.codec import Compression
-from tasks.protocol.messages import FolderReply, OnError, OnNonfinite, StoreName
+from tasks.protocol.messages import OnError, OnNonfinite, StoreName
 from tasks.protocol.records import ModelInfo
 from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
@@ -157,7 +156,7 @@ class Client:
 
     @overload
     def submit(
-        self, models: ModelNames, data: object, *, detach: Literal[False] = False, **options: Unpack[AttachedOptions]
+        self, models: ModelNames, data: object, *, detach: Literal[False] = False, **options: Unpack[SubmitOptions]
     ) -> Job: ...
 
     @overload
@@ -179,17 +178,12 @@ class Client:
         on_error: OnError = "raise",
         max_failed: int | str | None = None,
         on_nonfinite: OnNonfinite = "warn",
-        failed_before: int = 0,
-        dropped_before: int = 0,
-        nonfinite_before: tuple[int, int] = (0, 0),
         ordered: bool = True,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         priority: Priority | None = None,
         detach: bool = False,
         ttl_seconds: int | None = None,
         job: str | None = None,
-        write_to: FolderReply | None = None,
-        keep: Sequence[str] = (),
     ) -> Job | str:
         """Begin a job and return at once; or, detached, put all of it into the system and return its id.
 
@@ -217,7 +211,6 @@ class Client:
             on_nonfinite: what a row does of which a model takes or gives a NaN or an infinity: it counts in the ledger
                 (`nonfinite_inputs`, `nonfinite_outputs`), and with "warn" the end of the job logs how many there were;
                 with "fail" it has failed, at the stage where that was seen.
-            failed_before, dropped_before, nonfinite_before: how many rows before `first_row` were so.
             ordered: whether parts come in the data set's order; else as their chunks are answered, each once.
             max_waiting_bytes: of parts that are not taken; while more wait, no more chunks are sent.
             priority: "interactive", "normal", "bulk" or a weight against other jobs; "normal", or "bulk" if detached.
@@ -226,8 +219,6 @@ class Client:
             ttl_seconds: how long Redis keeps a detached job after its last answer and the last time that somebody
                 waited for it; at least 60, `CELERIAC_JOB_TTL_SECONDS` if left out.
             job: of a detached job its name, by which it is left once: where it runs, or is done, its id is returned.
-            write_to: a folder, or URL, where workers leave outputs as files; parts then have `stored` instead.
-            keep: columns of `data`, which can be read twice, that they put beside the outputs there.
 
         Raises:
             InputError: the data set cannot be read, or does not fit the models.
@@ -246,26 +237,17 @@ class Client:
             first_row=first_row,
             fail_together=fail_together,
             policy=make_policy(on_error, max_failed, on_nonfinite),
-            failed_before=failed_before,
-            dropped_before=dropped_before,
-            nonfinite_before=nonfinite_before,
             ordered=ordered,
             max_waiting_bytes=max_waiting_bytes,
             priority=priority,
             detach=detach,
             ttl_seconds=ttl_seconds,
             job=job,
-            write_to=write_to,
-            keep=keep,
         )
-        source = open_source(data)
-        check_first_row(first_row, source)
-        infos, slots = self._find(names)
-        whole, source = source, for_models(source, infos)
-        check_can_be_left(infos, options)
-        settings = replace(self._settings, spool=None) if detach else self._settings  # where nobody would tidy
-        spec, source = make_spec(settings, source, infos, slots, options, whole)
-        return leave(settings, source, spec, data) if detach else self._start(spec, *rows_of(spec, source))
+        spec, source = self._spec_of(names, open_source(data), options)
+        if detach:
+            return leave(self._settings_of(options), source, spec, data)
+        return self._start(spec, *rows_of(spec, source))
 
     def describe(self, models: ModelNames) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now.
@@ -337,6 +319,22 @@ class Client:
     ) -> Job:
         infos, slots = self._find(names)
         return self._start(*stream_of(self._settings, rows, infos, slots, options, chunk_rows, max_delay))
+
+    def _begin_job(self, models: list[str], source: Source | BatchSource, options: JobOptions) -> Job:
+        spec, source = self._spec_of(models, source, options)
+        return self._start(spec, *rows_of(spec, source))
+
+    def _spec_of(
+        self, names: list[str], source: Source | BatchSource, options: JobOptions
+    ) -> tuple[JobSpec, Source | BatchSource]:
+        check_first_row(options.first_row, source)
+        infos, slots = self._find(names)
+        check_can_be_left(infos, options)
+        return make_spec(self._settings_of(options), for_models(source, infos), infos, slots, options, source)
+
+    def _settings_of(self, options: JobOptions) -> Settings:
+        """Of a detached job without a spool folder, which nobody would tidy."""
+        return replace(self._settings, spool=None) if options.detach else self._settings
 
     def after_fork(self) -> None:
         """In a process that was forked, jobs are the parent's."""

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import zarr
 import zstandard
 
-from producer.cli.sidecar_files import OutputLedger, failures_path, ledger_path, read_beside
+from producer.outputs.sidecar_files import OutputLedger, failures_path, ledger_path, read_beside
 from producer.records.job_store import read_fields
 from producer.rows.read_answer import part_of, read_outputs
 from producer.rows.source import Source

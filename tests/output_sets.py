@@ -14,6 +14,16 @@ import pyarrow.feather
 import pyarrow.parquet
 from numcodecs import Zstd
 
+from producer import Client, Job, JobOptions
+from producer.sources import open_source
+from tasks.protocol.messages import PartsReply
+
+
+def begin_writing(client: Client, model: str, rows: Any, folder: Path | str, **options: Any) -> Job:
+    """A job whose outputs workers leave in this folder, without an output that they belong to."""
+    options = {"write_to": PartsReply(str(folder)), **options}
+    return client._begin_job([model], open_source(rows), JobOptions(**options))
+
 
 def names_in(folder: Path) -> list[str]:
     """The files of an output, which must be all that it has, numbered from zero; none of a Zarr store."""

@@ -22,8 +22,8 @@ from benchmarks.split_reads import COLUMNS, GROUP_ROWS, GROUPS, write_file, writ
 from benchmarks.split_reads_model import BATCH_ROWS
 from benchmarks.stage import CHILDREN, ask, folder
 from producer import Client, local
-from producer.cli.predict_to_sink import ending, predict_to_sink
-from producer.cli.request import RunOptions
+from producer.outputs.predict_to_sink import ending, predict_to_sink
+from producer.outputs.run_options import RunOptions
 from producer.sinks import JournalHead, open_sink
 from producer.sources import open_source
 

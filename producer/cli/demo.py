@@ -16,11 +16,11 @@ import click
 import numpy as np
 
 from producer.cli.options import broker_option, metrics_port_option
-from producer.cli.predict_to_sink import predict_to_sink
-from producer.cli.request import RunOptions
-from producer.cli.summary import reporting_failure
+from producer.cli.reporting import reporting_failure
 from producer.client import Client
 from producer.embedded import local
+from producer.outputs.predict_to_sink import predict_to_sink
+from producer.outputs.run_options import RunOptions
 from producer.sinks import open_sink
 from producer.sources import open_file
 from tasks.protocol.codec import Array

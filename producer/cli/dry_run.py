@@ -13,10 +13,11 @@ from typing import Any
 import click
 import msgspec
 
-from producer.cli.predict_to_sink import most_failed
-from producer.cli.request import PredictRequest, kept_columns, open_input, open_system
-from producer.cli.summary import ModelFailedAloneError
+from producer.cli.reporting import ModelFailedAloneError
+from producer.cli.request import PredictRequest, open_input, open_system
 from producer.doctor.findings import count_of, mib
+from producer.outputs.predict_to_sink import most_failed
+from producer.outputs.run_options import kept_columns
 from producer.preflight.dry_write import DryWrite, rehearse
 from producer.preflight.preflight import Preflight
 from producer.records.failures import failed_alone

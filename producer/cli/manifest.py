@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer.client import Client
 from tasks.models.model_version import digest_or_error, python_digests
 from tasks.snapshots.built_set import read_built_set
 from worker_config.errors import CeleriacError, ModelLoadError, UnknownModelError
@@ -57,10 +56,8 @@ def model_digests(names: list[str], manifest: Path) -> tuple[dict[str, str], dic
     return {name: digest_or_error(name, entries[name]) for name in names}, python_digests(entries.values())
 
 
-def not_independent(names: list[str], client: Client | None, manifest: Path) -> list[str]:
-    """Those of the models of which the manifest, or a worker's, says that their rows are not independent."""
-    if client:
-        return [info.name for info in client.describe(names) if not info.independent_rows]
+def not_independent(names: list[str], manifest: Path) -> list[str]:
+    """Those of the models of which the manifest says that their rows are not independent."""
     entries = read_manifest(manifest, names)
     return [
         name

@@ -19,13 +19,13 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
-from producer.cli.fetch import NotWaitedForError
-from producer.cli.sidecar_files import RunRecord, is_told_of, read_beside
-from producer.cli.summary import PredictionFailedError, Summary
 from producer.cli.terminal import say
 from producer.cli.viewing import viewing
 from producer.cli.watch import LOOK_SECONDS, JobScreen
 from producer.job.job import Job
+from producer.outputs.fetch_to_output import NotWaitedForError
+from producer.outputs.sidecar_files import RunRecord, is_told_of, read_beside
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records import job_store
 from producer.records.job_names import Ended, Work
 from producer.records.name_claim import NameClaim

@@ -16,7 +16,6 @@ import click
 from producer.cli.detach import leave_job
 from producer.cli.dry_run import dry_run, dry_run_detached
 from producer.cli.manifest import named_or_file
-from producer.cli.only_failed import predict_failed_rows
 from producer.cli.options import (
     PathOrUrl,
     broker_option,
@@ -29,9 +28,10 @@ from producer.cli.options import (
     priority_option,
     timeout_option,
 )
-from producer.cli.predict_to_output import predict_to_output
-from producer.cli.request import MaxFailed, PredictRequest, RunOptions
-from producer.cli.summary import ReportingCommand
+from producer.cli.predict_to_output import predict_failed_rows, predict_to_output
+from producer.cli.reporting import ReportingCommand, report
+from producer.cli.request import PredictRequest
+from producer.outputs.run_options import MaxFailed, RunOptions
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobName, JobOptions, check_name
 from producer.sinks import FORMATS, output_path
@@ -278,7 +278,7 @@ def predict(
         summary = predict_to_output(
             request, path, resume=resume, force=force, accept_changes=accept_changes, in_parts=in_parts
         )
-    summary.report(summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
+    report(summary, summary.as_line(), quiet=quiet, as_json=as_json, on_nonfinite=on_nonfinite)
 
 
 def _check_excluded(given: Mapping[str, object]) -> None:

@@ -1,19 +1,19 @@
-"""A PredictRequest --> a sink that is begun or continued, by whom the name lets --> all rows in one output."""
+"""A PredictRequest --> an output with all rows, by whom a name lets; or with those that had failed in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import click
-
 from producer.cli.named_job import NamedJob
-from producer.cli.predict_to_sink import ending, finish, predict_to_sink
-from producer.cli.request import PredictRequest, kept_columns, open_input, open_system
-from producer.cli.summary import Summary
+from producer.cli.request import PredictRequest, open_input, open_system
 from producer.job.job import Job
-from producer.sinks import JournalHead, check_output, open_sink, output_path
+from producer.outputs.only_failed import finished_output, predict_failed
+from producer.outputs.output_run import OutputRun
+from producer.outputs.summary import Summary
+from producer.sinks import JournalHead, output_path
+from worker_config.errors import UsageError
 
 
 def predict_to_output(
@@ -35,44 +35,28 @@ def predict_to_output(
         CeleriacError: it could not begin.
     """
     source, described = open_input(request)
-    check_output(output, force or request.job is not None, resume=resume, in_parts=in_parts)
-    kept = kept_columns(source, request.run, request.models, output)
+    run = OutputRun(
+        request.models,
+        source,
+        described,
+        output,
+        in_parts,
+        request.on_error or "raise",
+        request.run,
+        resume,
+        accept_changes,
+        # With a name, an output that is there is one that is being replaced, or has been looked at.
+        force=force or request.job is not None,
+    )
+    kept = run.check()
     with open_system(request) as system:
-        head = JournalHead(
-            source=described,
-            models=system.digests,
-            sources=system.sources,
-            keep=request.run.keep,
-            on_error=request.on_error or "raise",
-            chunk_rows=(request.run.chunk_rows or "default") if system.not_independent() else None,
-        )
-
-        def run(begun: Callable[[Job], None], resume: bool, force: bool) -> Summary:
-            opened = open_sink(
-                output,
-                source.rows,
-                force,
-                journal=head,
-                resume=resume,
-                accept_changes=accept_changes,
-                in_parts=in_parts,
-            )
-            with ending(opened) as sink:
-                if sink.dropped_rows and not request.run.quiet:
-                    click.echo(
-                        f"celeriac: {sink.dropped_rows} rows that an earlier run left beside {sink.path} are dropped",
-                        err=True,
-                    )
-                if sink.folder and request.run.part_mib:
-                    sink.folder.part_bytes = request.run.part_mib * 2**20
-                waits = sink.folder is not None and sink.folder.needs_workers
-                if sink.done_rows and sink.done_rows == source.rows and not waits:
-                    return finish(sink, head, request.run.max_failed)
-                with system.start() as client:
-                    return predict_to_sink(client, request.models, source, sink, head, request.run, kept, begun)
-
+        head = run.head(system.held)
         if request.job is None:
-            return run(lambda _: None, resume, force)
+            return run.write(head, kept, system.start)
+
+        def run_named(begun: Callable[[Job], None], resume: bool) -> Summary:
+            return replace(run, resume=resume).write(head, kept, system.start, begun)
+
         named = NamedJob(
             name=request.job,
             broker_url=system.client.broker_url if system.client else None,
@@ -82,5 +66,32 @@ def predict_to_output(
             accept_changes=accept_changes,
             quiet=request.run.quiet,
         )
-        # An output that is there is one that is being replaced, or has been looked at.
-        return named.run_once(partial(run, force=True))
+        return named.run_once(run_named)
+
+
+def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes: bool = False) -> Summary:
+    """Predict the rows of a finished `output` that failed, and put them at their place.
+
+    With `accept_changes` also where their cause was mended in the data set, or in a model.
+
+    Raises:
+        PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
+        CeleriacError: it could not begin.
+    """
+    source, described = open_input(request)
+    with finished_output(output) as finished, open_system(request) as system:
+        if dependent := system.held.dependent:
+            raise UsageError(
+                f"--only-failed is for independent rows, which those of model {dependent[0]} are not, as the "
+                "manifest says: their chunks would be others; predict all rows again with --force"
+            )
+        head = JournalHead(
+            described,
+            system.held.digests,
+            request.on_error or finished.sidecar.on_error,
+            keep=request.run.keep,
+            sources=system.held.sources,
+        )
+        changes = finished.check_same(source, head, accept_changes=accept_changes)
+        with system.start() as client:
+            return predict_failed(client, request.models, source, finished, head, request.run, changes)

@@ -12,11 +12,11 @@ from contextlib import closing
 import click
 
 from producer.cli import tables
-from producer.cli.fetch import NotWaitedForError
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.viewing import viewing
 from producer.client import Client
 from producer.job.progress_bar import ProgressReporter
+from producer.outputs.fetch_to_output import NotWaitedForError
 from producer.records import job_store
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState

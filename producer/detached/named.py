@@ -6,23 +6,17 @@ name, data set, models --work--> held against what the name's job does --> its i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import redis
-import xxhash
 
 from producer.records import job_names, job_store
 from producer.records.job_names import Work
 from producer.records.job_store import JobState
 from producer.scheduling.job_options import JobName
 from producer.sinks.changes import differences
-from producer.sources import BatchSource, Source, fingerprint
-from tasks.protocol import codec
+from producer.sources import BatchSource, Source, fingerprint, fingerprint_of_rows
 from tasks.protocol.messages import ModelRef
 from worker_config.errors import UsageError
-
-# Rows that are looked at at once.
-_LOOK_BYTES = 16 * 2**20
 
 
 def named(name: str, data: object, source: Source | BatchSource) -> JobName:
@@ -32,10 +26,7 @@ def named(name: str, data: object, source: Source | BatchSource) -> JobName:
     """
     if isinstance(name, JobName):
         return name
-    if isinstance(data, str | Path):
-        return JobName.of(name, fingerprint(data))
-    told = {"rows": source.rows, "XXH3 of the rows": _checksum(source)} if isinstance(source, Source) else {}
-    return JobName.of(name, {"data": source.label, **told})
+    return JobName.of(name, fingerprint(data) if isinstance(data, str | Path) else fingerprint_of_rows(source))
 
 
 def work_of(name: JobName, models: list[ModelRef]) -> Work:
@@ -58,12 +49,3 @@ def find_same(client: redis.Redis, name: str, work: Work) -> str | None:
         end = "" if known.owner else f", or end that one with `celeriac cancel {known.job}`"
         raise UsageError(f"job {name!r} does other work: {', and '.join(changes.values())}; choose another name{end}")
     return known.job
-
-
-def _checksum(source: Source) -> str:
-    rows, digest = max(1, int(_LOOK_BYTES / max(1.0, source.row_bytes))), xxhash.xxh3_128()
-    for start in range(0, source.rows, rows):
-        taken: Any = source.take(start, min(start + rows, source.rows))
-        for part in codec.encode_parts(taken):
-            digest.update(part)
-    return digest.hexdigest()

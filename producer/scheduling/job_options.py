@@ -58,13 +58,9 @@ class SubmitOptions(TypedDict, total=False):
     on_error: OnError
     max_failed: int | str | None
     on_nonfinite: OnNonfinite
-    failed_before: int
-    dropped_before: int
-    nonfinite_before: tuple[int, int]
     ordered: bool
     max_waiting_bytes: int
     priority: Priority | None
-    write_to: FolderReply | None
 
 
 class PredictOptions(SubmitOptions, total=False):
@@ -72,12 +68,6 @@ class PredictOptions(SubmitOptions, total=False):
 
     keep: str | Sequence[str]
     timeout_seconds: float | None
-
-
-class AttachedOptions(SubmitOptions, total=False):
-    """The same, with what a prediction has no use for, or another one."""
-
-    keep: Sequence[str]
 
 
 class DetachOptions(TypedDict, total=False):
@@ -97,6 +87,7 @@ class JobOptions:
     """What a job keeps to from its first chunk to its last; the names are those of `Client.submit`.
 
     Attributes:
+        failed_before, dropped_before, nonfinite_before: how many rows before `first_row` were so.
         policy: what becomes of rows that fail, or are not finite.
         write_to: the folder in which workers leave outputs as files; None where they send them.
         keep: columns of the data set that they put beside the outputs there.

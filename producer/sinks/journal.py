@@ -59,6 +59,7 @@ class JournalHead:
         chunk_rows: as they were asked for, "default" where they were not; None where they do not matter.
         keep: columns of the data set that stand beside the outputs.
         sources: the digest of each function, module and file that is in those of `models`, to say what has changed.
+        can_resume: whether `source` tells the data set from others; else nothing is left to be continued.
     """
 
     source: Mapping[str, JsonValue]
@@ -67,6 +68,7 @@ class JournalHead:
     chunk_rows: int | Literal["default"] | None = None
     keep: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    can_resume: bool = True
 
     def as_dict(self) -> dict[str, JsonValue]:
         """The same as plain values."""

@@ -86,6 +86,7 @@ def open_sink(
             writer.add_mask(notes.specs)
         _create_or_reopen(writer, notes)
     sink = Sink(writer, notes, sync_seconds, mask=mask)
+    sink.can_resume = journal.can_resume
     with ExitStack() as undo:
         undo.callback(sink.abort)
         sink.adopt(None if accept_changes else journal)

@@ -54,6 +54,7 @@ class Sink:
         kept: names of columns of the data set that stand beside the outputs; set before `write`.
         output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
         folder: of an output whose files workers write.
+        can_resume: whether another run may continue what a journal knows.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Sink:
         self.committed = False
         self.output_name = ""
         self.kept: Collection[str] = ()
+        self.can_resume = True
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
         self._writer = writer
         self.folder = writer if isinstance(writer, FolderWriter) else None
@@ -229,7 +231,7 @@ class Sink:
         if self._journal is not None:
             with suppress(OSError, OutputError):
                 self._sync(waits=False)
-        if self.committed or self._journal is None or not self._journal.specs:
+        if self.committed or self._journal is None or not self._journal.specs or not self.can_resume:
             self.discard()
             return
         self._ended = True

@@ -20,7 +20,7 @@ from producer.sources.arrays import ArraySource, from_arrays
 from producer.sources.arrow_streams import from_arrow, is_arrow
 from producer.sources.choose import ColumnNames, choose, columns_of_inputs, inputs_of
 from producer.sources.files import find_files, is_pattern
-from producer.sources.fingerprint import fingerprint
+from producer.sources.fingerprint import fingerprint, fingerprint_of_rows
 from producer.sources.formats.arrow_ipc import open_arrow
 from producer.sources.formats.csv import open_csv
 from producer.sources.formats.folders import open_files
@@ -54,6 +54,7 @@ __all__ = [
     "Rows",
     "Source",
     "fingerprint",
+    "fingerprint_of_rows",
     "from_arrays",
     "from_arrow",
     "from_batches",

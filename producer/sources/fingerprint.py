@@ -1,4 +1,4 @@
-"""Whether a data set on disk is still the same: by names, sizes and times, not by its contents."""
+"""Whether a data set is still the same: on disk by names, sizes and times, not by its contents; in memory by these."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import xxhash
+
+from producer.rows.source import BatchSource, Source
 from producer.sources.files import find_files, is_pattern
 from producer.sources.formats.zarr import is_zarr, metadata_of
 from producer.sources.partitions import find_partitioned, is_partitioned
 from tasks.datasets.read_errors import check_file, one_line_errors
+from tasks.protocol import codec
 from tasks.storage.object_paths import ObjectPath, find_objects, is_many
 from tasks.storage.objects import list_objects
 from worker_config.errors import InputError
@@ -20,6 +25,8 @@ from worker_config.object_urls import WEB, ObjectUrl, is_url, object_url, redact
 
 # The part that tells one of many files from itself after a change.
 DETAILS = "names, sizes and times"
+# Rows that are looked at at once.
+_LOOK_BYTES = 16 * 2**20
 
 
 def fingerprint(path: str | Path) -> dict[str, str | int]:
@@ -58,6 +65,22 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
         "modified": _moment(max((status.st_mtime_ns for _, status in seen), default=0)),
         DETAILS: digest.hexdigest(),
     }
+
+
+def fingerprint_of_rows(source: Source | BatchSource) -> dict[str, str | int]:
+    """The same of rows that have no path: their checksum; of rows that are read in order, only what they are called.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    if not isinstance(source, Source):
+        return {"data": source.label}
+    rows, digest = max(1, int(_LOOK_BYTES / max(1.0, source.row_bytes))), xxhash.xxh3_128()
+    for start in range(0, source.rows, rows):
+        taken: Any = source.take(start, min(start + rows, source.rows))
+        for part in codec.encode_parts(taken):
+            digest.update(part)
+    return {"data": source.label, "rows": source.rows, "XXH3 of the rows": digest.hexdigest()}
 
 
 def _of_objects(url: str) -> dict[str, str | int]:

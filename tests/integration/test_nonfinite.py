@@ -16,7 +16,7 @@ from producer import Client
 from producer.cli.fetch import fetch
 from producer.cli.jobs import status
 from producer.cli.predict import predict
-from producer.cli.sidecar_files import ledger_path, read_beside
+from producer.outputs.sidecar_files import ledger_path, read_beside
 from tasks.outputs.failed_mask import Fill, mask_path
 from tests.failed_rows import rows_of
 from tests.manifests import write_manifest

@@ -19,19 +19,18 @@ import pytest
 from pyarrow import fs
 
 from producer import Client
-from producer.cli.summary import PredictionFailedError
+from producer.outputs.summary import PredictionFailedError
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, begin_again, check_output, open_sink
 from producer.sinks.journal_files import ObjectJournalFile
 from producer.sinks.output_place import ObjectPlace
-from tasks.protocol.messages import PartsReply
 from tasks.storage import objects
 from tasks.transport.output_objects import WANTED
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.integration.test_split_writes import CHUNK_ROWS, STEPS, predict, rows_with
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
-from tests.output_sets import assert_same
+from tests.output_sets import assert_same, begin_writing
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import OutputError, UsageError
@@ -380,14 +379,14 @@ def test_workers_write_nowhere_but_under_their_roots(client: Client) -> None:
         "gs://rows/outputs",
     ):
         with pytest.raises(UsageError, match="may not write there: it is under no folder of their CELERIAC_OUTPUT"):
-            client.submit("one", rows_with(), write_to=PartsReply(f"{prefix}/.set.npy.part/0"))
+            begin_writing(client, "one", rows_with(), f"{prefix}/.set.npy.part/0")
     # Where the producer does not look, the worker does.
     for prefix in (
         "s3://rows/other", "s3://rows/outputs-2", "s3://rows/outputs/../other", "s3://rows/outputs/%2e%2e/../x", "s3://rows",
         "s3://key:secret@rows/outputs", "/srv", "file:///srv",
     ):  # fmt: skip
         with patch("producer.job.factory.check_writable"):
-            job = client.submit("one", rows_with(), write_to=PartsReply(f"{prefix}"))
+            job = begin_writing(client, "one", rows_with(), prefix)
         with pytest.raises(OutputError, match=r"is not under a (URL|folder) of CELERIAC_OUTPUT_ROOTS on this worker"):
             list(job.parts())
     found = names_beneath("s3://rows")
@@ -395,7 +394,7 @@ def test_workers_write_nowhere_but_under_their_roots(client: Client) -> None:
 
 
 def test_a_worker_writes_nothing_where_nobody_wants_it(client: Client, out: str) -> None:
-    job = client.submit("one", rows_with(), write_to=PartsReply(f"{out}/.set.npy.part/0"))
+    job = begin_writing(client, "one", rows_with(), f"{out}/.set.npy.part/0")
     with pytest.raises(OutputError, match="is not in this worker's store, or no more; give it the producer's endpoint"):
         list(job.parts())
     assert names_beneath(out) == []

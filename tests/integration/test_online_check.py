@@ -14,9 +14,9 @@ import redis
 import zarr
 
 from producer import Client, JobState
-from producer.cli.predict_to_sink import predict_to_sink
-from producer.cli.request import RunOptions
-from producer.cli.sidecar_files import ledger_path, read_beside
+from producer.outputs.predict_to_sink import predict_to_sink
+from producer.outputs.run_options import RunOptions
+from producer.outputs.sidecar_files import ledger_path, read_beside
 from producer.records import job_store
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink

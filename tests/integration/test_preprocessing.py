@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from producer import Client, Loader
+from producer import Client, JobOptions, Loader
+from producer.sources import open_source
 from tests.manifests import write_manifest
 from tests.models import in_one_process
 from tests.systems import System, serving, shared_folders
@@ -155,7 +156,7 @@ def test_rows_dropped_on_purpose_are_counted_as_skipped(
 
 
 def test_a_job_that_goes_on_counts_the_rows_that_were_dropped_before(client: Client) -> None:
-    job = client.submit("odd_ones", ROWS, first_row=100, dropped_before=50)
+    job = client._begin_job(["odd_ones"], open_source(ROWS), JobOptions(first_row=100, dropped_before=50))
     np.testing.assert_array_equal(job.result()[1], ROWS[101::2, 0])
     job.ledger.check()
     assert (job.ledger.predicted, job.ledger.skipped, job.ledger.resumed, job.ledger.written) == (120, 120, 100, 120)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.cli.predict_to_sink import predict_to_sink
-from producer.cli.request import RunOptions
-from producer.cli.summary import PredictionFailedError
 from producer.job.broker_channel import BrokerChannel
+from producer.outputs.predict_to_sink import predict_to_sink
+from producer.outputs.run_options import RunOptions
+from producer.outputs.summary import PredictionFailedError
 from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
 from tasks.protocol.messages import FileRef, PayloadRef, RedisRef

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.cli.predict_to_sink import ending, predict_to_sink
-from producer.cli.request import RunOptions, kept_columns
-from producer.cli.summary import PredictionFailedError, Summary
+from producer.outputs.predict_to_sink import ending, predict_to_sink
+from producer.outputs.run_options import RunOptions, kept_columns
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import open_source
 from tasks.outputs.failed_mask import Fill
-from tasks.protocol.messages import OnError, PartsReply
+from tasks.protocol.messages import OnError
 from tests.integration.test_damaged_data import limit_files
 from tests.manifests import write_manifest
-from tests.output_sets import assert_nothing_beside, assert_same, names_in, read_folder
+from tests.output_sets import assert_nothing_beside, assert_same, begin_writing, names_in, read_folder
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import CeleriacError, OutputError, UsageError
@@ -291,21 +291,20 @@ def test_workers_write_nowhere_but_under_their_roots(client: Client, system: Sys
         with pytest.raises(UsageError, match="may not write there: it is under no folder of their CELERIAC_OUTPUT"):
             predict(client, "one", rows_with(), folder / "set.parquet")
         # Where the producer does not look, the worker does.
-        reply = PartsReply(str(folder))
-        job = _unchecked(client, reply)
+        job = _unchecked(client, folder)
         with pytest.raises(OutputError, match=r"is not under a folder of CELERIAC_OUTPUT_ROOTS on this worker"):
             list(job.parts())
     assert list(outside.rglob("*.par*")) == []
 
 
-def _unchecked(client: Client, reply: PartsReply) -> Any:
+def _unchecked(client: Client, folder: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("producer.job.factory.check_writable", lambda *_: None)
-        return client.submit("one", rows_with(), write_to=reply)
+        return begin_writing(client, "one", rows_with(), folder)
 
 
 def test_a_folder_that_the_worker_does_not_see_is_told(client: Client, out: Path) -> None:
-    job = client.submit("one", rows_with(), write_to=PartsReply(str(out / "gone")))
+    job = begin_writing(client, "one", rows_with(), out / "gone")
     with pytest.raises(OutputError, match="is not on this worker: let it share the folder with the producer"):
         list(job.parts())
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from producer import Client
-from producer.cli.summary import PredictionFailedError
+from producer.outputs.summary import PredictionFailedError
 from tests.integration.test_split_writes import STEPS, predict, rows_with
 from tests.manifests import write_manifest
 from tests.output_sets import assert_same

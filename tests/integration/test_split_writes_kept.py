@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from producer import Client
-from producer.cli.summary import PredictionFailedError
+from producer.outputs.summary import PredictionFailedError
 from producer.sinks import Sink
 from producer.sources import open_source
 from producer.sources.formats.split_source import SplitSource
-from tasks.protocol.messages import OnError, PartsReply
+from tasks.protocol.messages import OnError
 from tasks.protocol.split_ref import SplitRef, cut
 from tests.integration.test_split_writes import CHUNK_ROWS, _stops, predict
 from tests.manifests import write_manifest
-from tests.output_sets import assert_same, names_in, read_folder
+from tests.output_sets import assert_same, begin_writing, names_in, read_folder
 from tests.systems import System, serving, shared_folders
 from worker_config.errors import UsageError
 
@@ -225,9 +225,9 @@ def test_a_column_that_is_called_as_an_output_is_refused(client: Client, data: P
 
 def test_columns_are_kept_only_where_workers_write(client: Client, out: Path) -> None:
     with pytest.raises(UsageError, match="keep is for outputs that workers write"):
-        client.submit("one", table((), ()), keep=["id"])
+        begin_writing(client, "one", table((), ()), out, write_to=None, keep=["id"])
     rows = table((), ()).select(["x", "id"])
-    job = client.submit("one", rows, write_to=PartsReply(str(out)), keep=["row", "id"], chunk_rows=CHUNK_ROWS)
+    job = begin_writing(client, "one", rows, out, keep=["row", "id"], chunk_rows=CHUNK_ROWS)
     first = next(iter(job.parts()))
     assert first.stored is not None
     assert first.stored.ref is not None

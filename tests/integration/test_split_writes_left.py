@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.cli.sidecar_files import read_beside
-from producer.cli.summary import Summary
+from producer.outputs.sidecar_files import read_beside
+from producer.outputs.summary import Summary
 from producer.rows.part import Part
 from producer.sinks import Sink
 from producer.sinks.folder import FolderWriter

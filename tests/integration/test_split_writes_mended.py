@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from producer import Client
-from producer.cli.only_failed import finished_output, predict_failed
-from producer.cli.request import RunOptions
-from producer.cli.sidecar_files import failures_path, read_beside
-from producer.cli.summary import PredictionFailedError, Summary
+from producer.outputs.only_failed import finished_output, predict_failed
+from producer.outputs.run_options import RunOptions
+from producer.outputs.sidecar_files import failures_path, read_beside
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.sinks import JournalHead, mended_files
 from producer.sinks.final_files import manifest_path
 from producer.sources import open_source

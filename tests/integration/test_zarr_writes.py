@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.cli.summary import PredictionFailedError
+from producer.outputs.summary import PredictionFailedError
 from producer.rows.part import Part
 from producer.sinks import Sink
 from producer.sinks.final_files import manifest_path

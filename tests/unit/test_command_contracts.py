@@ -9,8 +9,8 @@ import pytest
 
 from producer.cli import tables
 from producer.cli.models import models_values
-from producer.cli.summary import Summary
 from producer.doctor import findings
+from producer.outputs.summary import Summary
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger

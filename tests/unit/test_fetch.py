@@ -11,10 +11,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from producer.cli.fetch import NotWaitedForError, fetch_to_sink
-from producer.cli.sidecar_files import ledger_path, read_beside
-from producer.cli.summary import PredictionFailedError
 from producer.detached.detached_job import DetachedJob
+from producer.outputs.fetch_to_output import NotWaitedForError, fetch_to_sink
+from producer.outputs.sidecar_files import ledger_path, read_beside
+from producer.outputs.summary import PredictionFailedError
 from producer.records.job_store import new_record
 from producer.records.ledger import Ledger
 from producer.rows.part import Part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,18 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from producer.cli.only_failed import finished_output, predict_failed
-from producer.cli.predict_to_sink import predict_to_sink
-from producer.cli.request import RunOptions
-from producer.cli.sidecar_files import failures_path, ledger_path, read_beside
-from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
+from producer.outputs.only_failed import finished_output, predict_failed
+from producer.outputs.predict_to_sink import predict_to_sink
+from producer.outputs.run_options import RunOptions
+from producer.outputs.sidecar_files import failures_path, ledger_path, read_beside
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records.job_store import JobState
 from producer.records.ledger import Ledger
 from producer.records.progress import Progress
 from producer.rows.kept import KeptColumns
 from producer.rows.part import Part
 from producer.rows.source import table_of
+from producer.scheduling.job_options import JobOptions
 from producer.sinks import JournalHead, open_sink
 from producer.sinks import patch_rows as patch_module
 from producer.sinks.read_back import READABLE
@@ -61,7 +62,7 @@ class Model:
         self.differed: dict[str, Differed] = {}
         self.output_name = ""
 
-    def submit(self, names: Sequence[str], source: Source | BatchSource, *, on_error: OnError, **_: object) -> Model:
+    def _begin_job(self, _: object, source: Source | BatchSource, options: JobOptions) -> Model:
         if table := table_of(source):
             source = table.only(["x"])
             self.rows = cast("Any", source).take(0, source.rows)["x"]
@@ -69,7 +70,7 @@ class Model:
             self.rows = np.concatenate([np.asarray(batch) for batch in source.batches()])
         else:
             self.rows = cast("np.ndarray", source.take(0, source.rows))
-        self.on_error = on_error
+        self.on_error = options.policy.on_error
         self.seen += self.rows.tolist()
         self.ledger = Ledger(rows=len(self.rows))
         return self

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from producer.cli.options import max_failed_option, model_set_environ
-from producer.cli.predict_to_sink import most_failed
+from producer.outputs.predict_to_sink import most_failed
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from producer.cli.predict import predict
-from producer.cli.sidecar_files import failures_path, read_beside
+from producer.outputs.sidecar_files import failures_path, read_beside
 from tasks.outputs.failed_mask import mask_path
 from tests.failed_rows import rows_of
 from tests.unit.test_only_failed import FAILED, ROWS, Model, one

@@ -11,13 +11,15 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from producer.cli.predict_to_sink import ending, finish, predict_to_sink
-from producer.cli.request import RunOptions
-from producer.cli.sidecar_files import ledger_path, read_beside
-from producer.cli.summary import PredictionFailedError, Summary
 from producer.client import Client
+from producer.outputs.predict_to_sink import ending, finish, predict_to_sink
+from producer.outputs.run_options import RunOptions
+from producer.outputs.sidecar_files import ledger_path, read_beside
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
+from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.job_options import JobOptions
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
 from tasks.protocol.messages import Differed
@@ -49,10 +51,10 @@ class EndingJob:
         assert first_row == 0, "rows of an earlier run, too"
         self.on_again = on_again
 
-    def submit(self, *_: object, first_row: int, **wishes: object) -> EndingJob:
-        self.wishes = {name: wishes[name] for name in ("on_error", "max_failed", "failed_before")}
-        failed = int(str(wishes["failed_before"]))
-        good = first_row - failed
+    def _begin_job(self, _models: object, _source: object, options: JobOptions) -> EndingJob:
+        self.wishes = {"policy": options.policy, "failed_before": options.failed_before}
+        failed = options.failed_before
+        good = options.first_row - failed
         self.ledger = Ledger(rows=ROWS, predicted=good, failed=failed, written=good, resumed=good)
         return self
 
@@ -210,7 +212,7 @@ def test_a_run_that_goes_on_says_how_many_rows_had_failed_before(tmp_path: Path)
         cast("Client", job), ["digits"], source, sink, head, RunOptions(max_failed="50%", quiet=True)
     )
 
-    assert job.wishes == {"on_error": "skip", "max_failed": "50%", "failed_before": 2}
+    assert job.wishes == {"policy": ErrorBudget("skip", most_share=0.5), "failed_before": 2}
     assert summary.failures == 2
     np.testing.assert_array_equal(np.load(path), [0, 3, 4, 5, 6, 7, 8, 9])
     told, records = read_beside(path)
@@ -276,7 +278,7 @@ class AgainJob(EndingJob):
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_what_became_void_is_thrown_away_and_predicted_from_the_first_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], resumed: bool
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, resumed: bool
 ) -> None:
     path = tmp_path / "out.npy"
     if resumed:
@@ -288,8 +290,8 @@ def test_what_became_void_is_thrown_away_and_predicted_from_the_first_row(
     assert summary.ledger["resumed"] == 0
     assert read_beside(path)[0].differed == summary.differed
     assert summary.differed["digits"].row == 7
-    assert capsys.readouterr().err == (
-        "celeriac: job 3f2a90bc41d7 begins again from the first row: model digits: tflite differed from the model's "
-        "own graph on row 7: output y is 1 instead of 2; the own graph is used\n"
-    )
+    assert caplog.messages == [
+        "job 3f2a90bc41d7 begins again from the first row: model digits: tflite differed from the model's "
+        "own graph on row 7: output y is 1 instead of 2; the own graph is used"
+    ]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out.npy", "out.npy.ledger.json"]

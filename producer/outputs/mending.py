@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from producer.cli.sidecar_files import failures_path
+from producer.outputs.sidecar_files import failures_path
 from producer.sinks import Sink, open_sink
 from producer.sinks.final_files import manifest_path, write_manifest
 from producer.sinks.mended_files import MendedFiles

@@ -1,4 +1,4 @@
-"""`celeriac predict --only-failed`: failed rows of a finished output are predicted again, and put at their place.
+"""Failed rows of a finished output are predicted again, and put at their place: `celeriac predict --only-failed`.
 
     failed rows --job--> answers -+
     OUTPUT --blocks of rows-------+--> a new OUTPUT, which takes its name in one step; of a folder, those of its files
@@ -18,16 +18,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.cli.mending import mending_of
-from producer.cli.predict_to_sink import check_same_models, end_by
-from producer.cli.request import PredictRequest, RunOptions, kept_columns, open_input, open_system
-from producer.cli.sidecar_files import OutputLedger, failures_path, read_beside
-from producer.cli.summary import PredictionFailedError, Summary
-from producer.client import Client
 from producer.job.progress_bar import shown
+from producer.outputs.mending import mending_of
+from producer.outputs.predict_to_sink import JobClient, check_same_models, end_by
+from producer.outputs.run_options import RunOptions, kept_columns
+from producer.outputs.sidecar_files import OutputLedger, failures_path, read_beside
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records.ledger import Ledger
 from producer.rows.part import Part
 from producer.rows.widen import widened_part
+from producer.scheduling.error_budget import ErrorBudget
+from producer.scheduling.job_options import JobOptions
 from producer.sinks import JournalHead
 from producer.sinks.changes import check_same
 from producer.sinks.journal_files import lock
@@ -38,7 +39,7 @@ from producer.sources.picked import pick
 from tasks.datasets.rebatcher import count_rows
 from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
-from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError, UsageError
+from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError
 
 
 @dataclass(frozen=True)
@@ -102,36 +103,8 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes: bool = False) -> Summary:
-    """Predict the rows of a finished `output` that failed, and put them at their place.
-
-    With `accept_changes` also where their cause was mended in the data set, or in a model.
-
-    Raises:
-        PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
-        CeleriacError: it could not begin.
-    """
-    source, described = open_input(request)
-    with finished_output(output) as finished, open_system(request) as system:
-        if dependent := system.not_independent():
-            raise UsageError(
-                f"--only-failed is for independent rows, which those of model {dependent[0]} are not, as the "
-                "manifest says: their chunks would be others; predict all rows again with --force"
-            )
-        head = JournalHead(
-            described,
-            system.digests,
-            request.on_error or finished.sidecar.on_error,
-            keep=request.run.keep,
-            sources=system.sources,
-        )
-        changes = finished.check_same(source, head, accept_changes=accept_changes)
-        with system.start() as client:
-            return predict_failed(client, request.models, source, finished, head, request.run, changes)
-
-
 def predict_failed(
-    client: Client,
+    client: JobClient,
     models: Sequence[str],
     source: Source | BatchSource,
     finished: Finished,
@@ -150,17 +123,15 @@ def predict_failed(
     before = rows_before(finished.rows, failed, left_out)
     mark = fill.mark if fill else ""
     with mending_of(path, finished.rows, before, mark, left_out=left_out) as mending:
-        job = client.submit(
-            names,
-            picked,
+        options = JobOptions(
             chunk_rows=run.chunk_rows,
             store=run.store,
             compression=run.compression,
             fail_together=True,
-            on_error="skip",
-            on_nonfinite=run.on_nonfinite,
+            policy=ErrorBudget("skip", on_nonfinite=run.on_nonfinite),
             priority=run.priority,
         )
+        job = client._begin_job(names, picked, options)
 
         def answers() -> Iterator[Part]:
             with shown(job, len(failed), run.quiet):

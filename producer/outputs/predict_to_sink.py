@@ -1,34 +1,45 @@
-"""Data set --job--> parts --> sink, with a progress bar: what `predict` and `demo` both do."""
+"""Data set --job--> parts --> sink, with a progress bar where one is wanted."""
 
 from __future__ import annotations
 
+import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Protocol
 
-from tqdm import tqdm
-
-from producer.cli.request import MaxFailed, RunOptions
-from producer.cli.summary import PredictionFailedError, Summary
-from producer.cli.terminal import say
-from producer.client import Client
 from producer.job.job import Job
-from producer.job.progress_bar import paced, shown
+from producer.job.progress_bar import shown
 from producer.merging.merge_job import MergeJob
+from producer.outputs.run_options import MaxFailed, RunOptions
+from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records.ledger import Ledger
 from producer.rows.kept import KeptColumns
+from producer.scheduling.error_budget import make_policy
+from producer.scheduling.job_options import JobOptions
 from producer.sinks import JournalHead, Sink, begin_again
 from producer.sources import BatchSource, Source
 from worker_config.errors import CeleriacError, JobCancelledError, ModelError, RowsFailedError
 
+logger: logging.Logger = logging.getLogger(__name__)
+
 # For errors of jobs whose output is of a format that cannot.
 OTHERS_WOULD_GO_ON = "with .npz or .zarr the other models would go on"
 _PLAIN = RunOptions()
+
+
+class JobClient(Protocol):
+    """What an output needs of a client."""
+
+    def _begin_job(self, models: list[str], source: Source | BatchSource, options: JobOptions) -> Job:
+        """Begin an attached job; raises as `Client.submit`."""
+
+
+class InterruptedHereError(JobCancelledError):
+    """By Ctrl-C, or a signal, in this process."""
 
 
 @contextmanager
@@ -39,7 +50,7 @@ def ending(sink: Sink) -> Iterator[Sink]:
     except PredictionFailedError:
         raise  # says it already
     except KeyboardInterrupt:
-        error = JobCancelledError("interrupted")
+        error = InterruptedHereError("interrupted")
         _add_what_is_safe(error, sink)
         raise error from None
     except CeleriacError as error:
@@ -50,7 +61,7 @@ def ending(sink: Sink) -> Iterator[Sink]:
 
 
 def predict_to_sink(
-    client: Client,
+    client: JobClient,
     models: Sequence[str],
     source: Source | BatchSource,
     sink: Sink,
@@ -80,24 +91,21 @@ def predict_to_sink(
     started = time.monotonic()
     on_error = head.on_error if head else "raise"
     names = [name for name in models if name not in sink.dropped]
-    job = client.submit(
-        names,
-        source,
+    options = JobOptions(
         chunk_rows=run.chunk_rows,
         store=run.store,
         compression=run.compression,
         first_row=sink.done_rows,
         fail_together=not sink.can_drop,
-        on_error=on_error,
-        max_failed=run.max_failed,
-        on_nonfinite=run.on_nonfinite,
-        priority=run.priority,
+        policy=make_policy(on_error, run.max_failed, run.on_nonfinite),
         failed_before=sink.failed_rows,
         dropped_before=_dropped(sink, on_error),
         nonfinite_before=sink.nonfinite,
+        priority=run.priority,
         write_to=sink.folder.reply if sink.folder else None,
         keep=kept.names if sink.folder and kept else (),
     )
+    job = client._begin_job(names, source, options)
     if sink.folder:
         sink.folder.note_job(job.id)
         sink.folder.begin_merges = partial(MergeJob, job, sink.path.name)
@@ -107,7 +115,7 @@ def predict_to_sink(
     def begin_from_first_row() -> None:
         nonlocal sink
         seen = "; ".join(f"model {name}: {one}" for name, one in job.differed.items())
-        say(f"celeriac: job {job.id} begins again from the first row: {seen}")
+        logger.warning("job %s begins again from the first row: %s", job.id, seen)
         sink = begin_again(sink, source.rows, head)
         for name, record in dropped_before.items():
             sink.drop(name, record)
@@ -192,7 +200,7 @@ def end_by(cause: KeyboardInterrupt | CeleriacError, job: Job, rows: int | None)
     if isinstance(cause, CeleriacError):
         return cause
     predicted = f"{job.ledger.predicted} of {'?' if rows is None else rows} rows were predicted"
-    return JobCancelledError(f"interrupted: job {job.id} was cancelled; {predicted}")
+    return InterruptedHereError(f"interrupted: job {job.id} was cancelled; {predicted}")
 
 
 def _add_what_is_safe(error: CeleriacError, sink: Sink) -> None:
@@ -241,9 +249,3 @@ def _count_failures(sink: Sink, ledger: Ledger, job: Job | None) -> int:
     if sink.committed or job is None or ledger.failed <= written:
         return written
     return max(written, min(len(job.failures()) + job.more_failures, ledger.failed))
-
-
-def progress_bar(rows: int | None, quiet: bool) -> Any:
-    """A live bar on a terminal, nothing elsewhere."""
-    hidden = quiet or not sys.stderr.isatty()
-    return paced(tqdm)(total=rows, unit=" rows", disable=hidden, dynamic_ncols=True)
