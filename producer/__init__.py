@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from producer.embedded import local
     from producer.job.job import Job
     from producer.job.prometheus import serve_metrics
+    from producer.outputs.summary import Summary
     from producer.preflight.preflight import Preflight
     from producer.records.job_store import JobState
     from producer.records.ledger import Ledger
@@ -46,6 +47,7 @@ __all__ = [
     "Part",
     "Preflight",
     "Progress",
+    "Summary",
     "errors",
     "local",
     "py_dataset",
@@ -63,6 +65,7 @@ _MODULES = {
     "producer.records.progress": ["Progress"],
     "producer.scheduling.job_options": ["JobOptions"],
     "producer.job.prometheus": ["serve_metrics"],
+    "producer.outputs.summary": ["Summary"],
     "producer.preflight.preflight": ["Preflight"],
     "producer.records.job_store": ["JobState"],
     "producer.records.ledger": ["Ledger"],

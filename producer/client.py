@@ -14,6 +14,7 @@ from producer.detached.submit import check_can_be_left, leave
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_job, make_spec, rows_of, stream_of
 from producer.job.job import Job
+from producer.outputs.predict_to import OutputClient
 from producer.preflight.preflight import Preflight, try_out
 from producer.records.job_names import find_named
 from producer.requests.by_job import outputs_by_job
@@ -51,7 +52,7 @@ from worker_config.settings import Settings
 from worker_config.telemetry import tracing
 
 
-class Client:
+class Client(OutputClient):
     """A producer: sends data sets to the workers on one Redis, and joins what comes back.
 
     Args:

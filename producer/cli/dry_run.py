@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from producer.cli.reporting import ModelFailedAloneError
-from producer.cli.request import PredictRequest, open_input, open_system
+from producer.cli.request import PredictRequest, open_data, open_system
 from producer.doctor.findings import count_of, mib
 from producer.outputs.predict_to_sink import most_failed
 from producer.outputs.run_options import kept_columns
@@ -37,7 +37,7 @@ _FORECAST = (
 
 def dry_run(request: PredictRequest, output: Path, force: bool, *, in_parts: bool) -> None:
     """Try out a run that would write `output`, and report how it would go; raise what it would at its first batch."""
-    source, _ = open_input(request)
+    source, _ = open_data(request)
     check_output(output, force, resume=False, in_parts=in_parts)
     run = request.run
     kept_columns(source, run, request.models, output)  # refuses what the run would

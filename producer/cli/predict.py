@@ -8,7 +8,7 @@ leave_job             --detach: the job stays with the broker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -31,12 +31,12 @@ from producer.cli.options import (
 from producer.cli.predict_to_output import predict_failed_rows, predict_to_output
 from producer.cli.reporting import ReportingCommand, report
 from producer.cli.request import PredictRequest
+from producer.outputs.open_input import input_options
 from producer.outputs.run_options import MaxFailed, RunOptions
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobName, JobOptions, check_name
 from producer.sinks import FORMATS, output_path
 from producer.sinks.folder import PART_MIB
-from producer.sinks.journal import JsonValue
 from producer.sources import fingerprint
 from tasks.outputs.formats import IN_PARTS
 from tasks.protocol.codec import Compression
@@ -235,7 +235,7 @@ def predict(
     request = PredictRequest(
         models=_names(model),
         input_path=input_path,
-        input_options=_input_options(columns, array, dtype, contents),
+        input_options=input_options(columns, array, dtype, contents),
         manifest=manifest,
         workers=workers,
         broker_url=broker_url,
@@ -286,15 +286,6 @@ def _check_excluded(given: Mapping[str, object]) -> None:
         for other, reason in excluded.items():
             if given[option] and given[other]:
                 raise click.UsageError(f"{other} makes no sense with {option}{reason}")
-
-
-def _input_options(
-    columns: Sequence[str], array: str | None, dtype: str | None, contents: bool
-) -> dict[str, JsonValue]:
-    options: dict[str, JsonValue] = {"columns": [*columns]} if columns else {}
-    options |= {} if array is None else {"array": array}
-    options |= {} if dtype is None else {"dtype": dtype}
-    return options | ({"contents": True} if contents else {})
 
 
 def _names(models: str) -> list[str]:

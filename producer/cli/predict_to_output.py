@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from producer.cli.named_job import NamedJob
-from producer.cli.request import PredictRequest, open_input, open_system
+from producer.cli.request import PredictRequest, open_data, open_system
 from producer.job.job import Job
 from producer.outputs.only_failed import finished_output, predict_failed
 from producer.outputs.output_run import OutputRun
@@ -34,7 +34,7 @@ def predict_to_output(
         PredictionFailedError: the job failed or was interrupted; nothing of it is left running.
         CeleriacError: it could not begin.
     """
-    source, described = open_input(request)
+    source, described = open_data(request)
     run = OutputRun(
         request.models,
         source,
@@ -78,7 +78,7 @@ def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes
         PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
         CeleriacError: it could not begin.
     """
-    source, described = open_input(request)
+    source, described = open_data(request)
     with finished_output(output) as finished, open_system(request) as system:
         if dependent := system.held.dependent:
             raise UsageError(

@@ -1,6 +1,6 @@
 """What `celeriac predict` is asked for, and who does it.
 
-options --> PredictRequest --> open_input, open_system --> one use case: predict_to_output, predict_failed_rows,
+options --> PredictRequest --> open_data, open_system --> one use case: predict_to_output, predict_failed_rows,
 dry_run or leave_job
 """
 
@@ -15,10 +15,11 @@ from typing import Any
 from producer.cli.manifest import check_names, model_digests, not_independent
 from producer.client import Client
 from producer.embedded import local
+from producer.outputs.open_input import open_input
 from producer.outputs.output_run import HeldModels
 from producer.outputs.run_options import RunOptions
 from producer.sinks.journal import JsonValue
-from producer.sources import BatchSource, Source, fingerprint, open_source
+from producer.sources import BatchSource, Source
 from tasks.protocol.messages import OnError
 
 
@@ -82,9 +83,8 @@ def open_system(request: PredictRequest) -> Iterator[System]:
         yield System(request, client, held)
 
 
-def open_input(request: PredictRequest) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
+def open_data(request: PredictRequest) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
     """The data set, and what tells it from others; the models of an embedded system are looked for first."""
     if not request.broker_url:
         check_names(request.models, request.manifest)
-    seen = fingerprint(request.input_path)  # before it is opened, so that a change after this is never missed
-    return open_source(request.input_path, **request.input_options), {**seen, **request.input_options}
+    return open_input(request.input_path, request.input_options)

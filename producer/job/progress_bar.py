@@ -96,12 +96,12 @@ def follow(look: Callable[[], Progress | None], show: Show, is_over: threading.E
 
 @contextmanager
 def shown(job: JobHandle, rows: int | None, quiet: bool, done_rows: int = 0) -> Iterator[None]:
-    """Show a job on stderr while the block runs: a bar on a terminal, else lines, nothing if quiet."""
+    """Show a job while the block runs: a bar on a terminal or below a notebook's cell, else lines, nothing if quiet."""
     if quiet:
         yield
         return
     is_over = threading.Event()
-    thread = _follow_in_thread(job.progress, ProgressReporter(rows, done_rows), is_over)
+    thread = _follow_in_thread(job.progress, ProgressReporter(rows, done_rows, kind=_kind_of_bar()), is_over)
     try:
         yield
     finally:
@@ -114,15 +114,18 @@ def show_until_end(look: Callable[[], Progress | None], rows: int | None, done_r
 
     What is returned shows the end at once, and waits for that.
     """
-    kind = NotebookBar if is_notebook() else tqdm
     is_over = threading.Event()
-    thread = _follow_in_thread(look, ProgressReporter(rows, done_rows, kind=kind), is_over)
+    thread = _follow_in_thread(look, ProgressReporter(rows, done_rows, kind=_kind_of_bar()), is_over)
 
     def end() -> None:
         is_over.set()
         thread.join(LOOK_SECONDS)
 
     return end
+
+
+def _kind_of_bar() -> type[Any]:
+    return NotebookBar if is_notebook() else tqdm
 
 
 def paced(kind: type[Any]) -> type[Any]:

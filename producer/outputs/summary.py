@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from producer.outputs.sidecar_files import OutputLedger, RunRecord, failures_path, write_beside
+from producer.outputs.sidecar_files import OutputLedger, RunRecord, failures_path, ledger_path, write_beside
 from producer.sinks import JournalHead, output_path
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import CeleriacError
@@ -15,9 +15,13 @@ from worker_config.files import escaped
 
 
 class Summary(RunRecord, frozen=True, kw_only=True):
-    """How a run went: also where its output is, if it is complete, and the seconds of slots by what they did.
+    """How a run went: what its record says, and where its output is.
 
-    `done_before` says that an earlier run of the same job had done all of it, and that the rest is of that one.
+    Attributes:
+        output: the path or URL, of an output that is complete.
+        error: what the run has ended with, if not well.
+        done_before: an earlier run of the same job had done all of it, and the rest is of that one.
+        stages: the seconds of slots, by what they did.
     """
 
     output: str | None
@@ -30,6 +34,16 @@ class Summary(RunRecord, frozen=True, kw_only=True):
         """Rows that this run predicted, per second of the whole way."""
         rows = self.ledger["predicted"] - self.ledger["resumed"]
         return rows / self.seconds if self.seconds else 0.0
+
+    @property
+    def ledger_path(self) -> str | None:
+        """The file beside the output that says the same, and of which data and models it is."""
+        return None if self.output is None else str(ledger_path(output_path(self.output)))
+
+    @property
+    def failures_path(self) -> str | None:
+        """The file beside the output with a record for each of `failures`; None where there are none."""
+        return str(failures_path(output_path(self.output))) if self.output and self.failures else None
 
     def as_json(self) -> str:
         """The summary as one line."""
