@@ -6,12 +6,12 @@ decodes nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -36,22 +36,6 @@ from worker_config.object_urls import is_url
 _MOST_OPENED_AHEAD = 3
 
 _Known: TypeAlias = tuple[Any, ...]
-
-
-class FormatReader(Protocol):
-    """One open file."""
-
-    def anchor(self, span: FileSpan) -> int:
-        """The row at which reading begins, for the first row of the span to be read."""
-
-    def batches(self, span: FileSpan) -> Batches:
-        """Rows from the anchor on, some MiB at a time, at least those of the span; what cannot be fed is marked."""
-
-    def ranges(self, span: FileSpan) -> Iterable[tuple[int, int]]:
-        """The bytes `[start, stop)` of the file that reading the span takes, as far as that is known."""
-
-    def close(self) -> None:
-        """Let go of what is open besides the file."""
 
 
 class SplitReader:
@@ -163,7 +147,7 @@ class _OpenFile:
         self._begun = self._first = self._stop = 0  # where reading began, and rows of the file that the batch has
         try:
             with one_line_errors(span.path):
-                self._reader: FormatReader = open_format(self._raw, ref, span, opener, threads)
+                self._reader = open_format(self._raw, ref, span, opener, threads)
         except BaseException:
             self._raw.close()
             raise

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tasks.datasets.arrow import rows_of
+from tasks.datasets.formats.reader import BlockReader
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
 
@@ -31,28 +31,19 @@ _BLOCK_BYTES = 4 * 2**20
 _QUOTE, _NEWLINE = ord('"'), ord("\n")
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> CsvRows:
-    """The reader of an open file."""
-    return CsvRows(file, ref, where, threads)
-
-
-class CsvRows:
+class CsvRows(BlockReader):
     """Columns of one file, of the types that its data set has."""
 
     def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
-        self._file, self._where, self._threads = file, where, threads
+        super().__init__(file)
+        self._where, self._threads = where, threads
         self._kinds = {name: ref.kinds[name] for name in ref.columns}
         self._given = header_of(file, where)
-
-    def anchor(self, span: FileSpan) -> int:
-        """The first row of the span's block."""
-        return span.block[0] if span.block else 0
 
     def batches(self, span: FileSpan) -> Batches:
         """The rows of the span's block; those where a value is missing are marked."""
         arrow = import_optional("pyarrow", "parquet")
-        first_row, begin, end = span.block or (0, 0, self._file.seek(0, 2))
-        fetch_ranges(self._file, self.ranges(span))
+        first_row, begin, end = self._block(span)
         names = names_of(self._given)
         given = [self._given[names.index(name)] for name in self._kinds]
         with closing(texts_in(self._file, begin, end, self._given, given, self._threads)) as batches:
@@ -65,13 +56,6 @@ class CsvRows:
                 rows = arrow.RecordBatch.from_arrays(values, list(self._kinds))
                 yield rows_of(rows, list(self._kinds), self._where, first_row)
                 first_row += batch.num_rows
-
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """Those of the span's block."""
-        return [span.block[1:]] if span.block else []
-
-    def close(self) -> None:
-        """Nothing is open but the file."""
 
 
 def header_of(file: BinaryIO, where: str) -> list[str]:

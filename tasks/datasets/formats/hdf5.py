@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tasks.datasets.columns import taken_dtype
+from tasks.datasets.formats.reader import FormatReader
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.codec import Array
@@ -27,15 +28,10 @@ _MAX_DEPTH = 16
 _MOST_CHUNKS = 1_000
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> Hdf5Rows:
-    """The reader of an open file."""
-    return Hdf5Rows(file, ref, where)
-
-
-class Hdf5Rows:
+class Hdf5Rows(FormatReader):
     """Datasets of one file, by names such as "group/values"; one without columns is the array itself."""
 
-    def __init__(self, file: BinaryIO, ref: SplitRef, where: str) -> None:
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
         self._file = file
         self._opened = import_optional("h5py", "hdf5").File(file, "r")
         known = datasets_of(self._opened, where)
@@ -49,10 +45,6 @@ class Hdf5Rows:
             limit.check(chunk_bytes, where, f"a chunk of {name!r}")
         self._rows = max(1, MAX_BATCH_BYTES // max(1, row_bytes))
         self._end = min((one.shape[0] for one in self._arrays.values() if one.shape), default=0)
-
-    def anchor(self, span: FileSpan) -> int:
-        """The row itself."""
-        return span.start
 
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the span's first one on."""

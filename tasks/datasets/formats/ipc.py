@@ -8,21 +8,17 @@ from __future__ import annotations
 from typing import Any, BinaryIO
 
 from tasks.datasets.arrow import batches_of
+from tasks.datasets.formats.reader import FormatReader
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from worker_config.foreign_errors import import_optional
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> IpcRows:
-    """The reader of an open file."""
-    return IpcRows(file, ref, where)
-
-
-class IpcRows:
+class IpcRows(FormatReader):
     """Columns of one file; fields of structs have names with dots."""
 
-    def __init__(self, file: BinaryIO, ref: SplitRef, where: str) -> None:
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
         self._where, self._columns, self._limit = where, ref.columns, input_limit()
         schema = _open(file).schema
         heads = [name for name in schema.names if any(f"{one}.".startswith(f"{name}.") for one in self._columns)]
@@ -38,13 +34,6 @@ class IpcRows:
         batch = self._opened.get_batch(number)
         self._limit.check(batch.nbytes, self._where, f"record batch {number}")
         yield from batches_of(batch, self._columns, self._where, row)
-
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """The library does not tell them."""
-        return []
-
-    def close(self) -> None:
-        """Nothing is open but the file."""
 
 
 def schema_of(file: BinaryIO) -> Any:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from tasks.datasets.arrow import rows_of
+from tasks.datasets.columns import FLOAT_GAPS
+from tasks.datasets.formats.reader import BlockReader
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
 
@@ -23,45 +24,26 @@ from worker_config.foreign_errors import import_optional
 SCHEMA = "schema"
 # What is read to come to one of its rows is read from the beginning.
 _BLOCK_BYTES = 4 * 2**20
-# From here on there are integers that no float holds.
-_FLOAT_GAPS = 2**53
 _LONG_INTEGER = re.compile(rb"[:\[,]\s*-?\d{16,}\s*[,}\]]")
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> JsonRows:
-    """The reader of an open file."""
-    return JsonRows(file, ref, where, threads)
-
-
-class JsonRows:
+class JsonRows(BlockReader):
     """Columns of one file, of the types that its data set has; what a line lacks is null."""
 
     def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
         arrow = import_optional("pyarrow", "parquet")
-        self._file, self._where, self._columns, self._threads = file, where, ref.columns, threads
+        super().__init__(file)
+        self._where, self._columns, self._threads = where, ref.columns, threads
         self._schema = arrow.ipc.read_schema(arrow.py_buffer(base64.b64decode(ref.kinds[SCHEMA])))
-
-    def anchor(self, span: FileSpan) -> int:
-        """The first row of the span's block."""
-        return span.block[0] if span.block else 0
 
     def batches(self, span: FileSpan) -> Batches:
         """The rows of the span's block."""
-        row, begin, end = span.block or (0, 0, self._file.seek(0, 2))
-        fetch_ranges(self._file, self.ranges(span))
-        self._file.seek(begin)
+        row, begin, end = self._block(span)
         input_limit().check(end - begin, self._where, f"the block of lines from row {row} on")
         table = _parsed(self._file.read(end - begin), self._schema, self._threads)
         for batch in table.to_batches(MAX_BATCH_BYTES):
             yield rows_of(batch, self._columns, self._where, row)
             row += batch.num_rows
-
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """Those of the span's block."""
-        return [span.block[1:]] if span.block else []
-
-    def close(self) -> None:
-        """Nothing is open but the file."""
 
 
 def kinds_of(schema: Any) -> dict[str, str]:
@@ -107,7 +89,7 @@ def _check_integers(table: Any, lines: bytes, where: str) -> None:
         while types.is_list(column.type):
             column = compute.list_flatten(column)
         large = types.is_floating(column.type) and len(column) and compute.max(compute.abs(column)).as_py()
-        if large and large >= _FLOAT_GAPS and _LONG_INTEGER.search(lines):
+        if large and large >= FLOAT_GAPS and _LONG_INTEGER.search(lines):
             raise InputError(
                 f"{where}: column {name!r} has integers that are too large beside floats, or for 64 bits; write them "
                 "as text"

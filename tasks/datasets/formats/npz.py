@@ -12,6 +12,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from tasks.datasets.formats.reader import FormatReader
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.codec import Array, dtype_name
@@ -54,23 +55,14 @@ class Stored:
         return np.frombuffer(data, self.dtype).reshape((stop - start, *self.shape[1:]))
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> NpzRows:
-    """The reader of an open file."""
-    return NpzRows(file, ref, where)
-
-
-class NpzRows:
+class NpzRows(FormatReader):
     """Arrays by name, or one of them."""
 
-    def __init__(self, file: BinaryIO, ref: SplitRef, where: str) -> None:
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
         self._file, self._where, self._is_one = file, where, not ref.columns
         names = ref.columns or list(ref.kinds)
         found = stored_arrays(file, where, names)
         self._arrays = {name: found[name] for name in names}
-
-    def anchor(self, span: FileSpan) -> int:
-        """The row itself."""
-        return span.start
 
     def batches(self, span: FileSpan) -> Batches:
         """The rows of the span, some MiB at a time."""
@@ -86,9 +78,6 @@ class NpzRows:
     def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
         """The rows of each array."""
         return [one.bytes_of(span.start, span.stop) for one in self._arrays.values()]
-
-    def close(self) -> None:
-        """Nothing is open but the file."""
 
 
 def stored_arrays(file: BinaryIO, where: str, names: Sequence[str] | None = None) -> dict[str, Stored]:

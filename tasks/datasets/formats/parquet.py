@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from tasks.datasets.arrow import rows_of
 from tasks.datasets.formats.parquet_pages import page_sizes
+from tasks.datasets.formats.reader import FormatReader
 from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
@@ -32,12 +33,7 @@ _OPTIONS = {"pre_buffer": False, "buffer_size": 2**20, "page_checksum_verificati
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> ParquetRows:
-    """The reader of an open file."""
-    return ParquetRows(file, ref, where, threads)
-
-
-class ParquetRows:
+class ParquetRows(FormatReader):
     """Columns of one file, fields of structs by names with dots, and those that the names of its folders say."""
 
     def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:

@@ -10,11 +10,11 @@ import zlib
 from collections.abc import Callable, Generator
 from typing import BinaryIO, TypeAlias
 
+from tasks.datasets.formats.reader import BlockReader
 from tasks.datasets.gather import gather
 from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.rows import Batches
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional, one_line
 
@@ -31,26 +31,16 @@ _BLOCK_BYTES = 4 * 2**20
 Block: TypeAlias = tuple[int, int, int]
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> TFRecordRows:
-    """The reader of an open file."""
-    return TFRecordRows(file, where)
-
-
-class TFRecordRows:
+class TFRecordRows(BlockReader):
     """The records of one file that is not compressed."""
 
-    def __init__(self, file: BinaryIO, where: str) -> None:
-        self._file, self._where = file, where
-
-    def anchor(self, span: FileSpan) -> int:
-        """The first record of the span's block."""
-        return span.block[0] if span.block else 0
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
+        super().__init__(file)
+        self._where = where
 
     def batches(self, span: FileSpan) -> Batches:
         """The records of the span's block."""
-        number, begin, end = span.block or (0, 0, self._file.seek(0, 2))
-        fetch_ranges(self._file, self.ranges(span))
-        self._file.seek(begin)
+        number, begin, end = self._block(span)
         left = end - begin
 
         def read(size: int) -> bytes:
@@ -60,13 +50,6 @@ class TFRecordRows:
             return piece
 
         return gather(records(read, self._where, input_limit(), number, begin), self._where, BATCH_ROWS)
-
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """Those of the span's block."""
-        return [span.block[1:]] if span.block else []
-
-    def close(self) -> None:
-        """Nothing is open but the file."""
 
 
 def blocks_of(file: BinaryIO, where: str) -> list[Block]:

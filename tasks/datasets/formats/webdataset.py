@@ -6,42 +6,32 @@ headers alone --blocks_of--> where in the file the rows of each block of some Mi
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from tasks.datasets.formats.reader import BlockReader
 from tasks.datasets.input_limit import input_limit
 from tasks.datasets.marked import marked
 from tasks.datasets.rows import MAX_BATCH_BYTES, Batches, Rows
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_file import fetch_ranges
 
 # What is read to come to one of its rows is read from the beginning.
 _BLOCK_BYTES = 4 * 2**20
 KEY = "__key__"
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> TarRows:
-    """The reader of an open file."""
-    return TarRows(file, ref.columns, where)
-
-
-class TarRows:
+class TarRows(BlockReader):
     """Members of one shard by extension, and by "__key__" what their names have in common."""
 
-    def __init__(self, file: BinaryIO, columns: Sequence[str], where: str) -> None:
-        self._file, self._columns, self._where, self._limit = file, columns, where, input_limit()
-
-    def anchor(self, span: FileSpan) -> int:
-        """The first row of the span's block."""
-        return span.block[0] if span.block else 0
+    def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
+        super().__init__(file)
+        self._columns, self._where, self._limit = ref.columns, where, input_limit()
 
     def batches(self, span: FileSpan) -> Batches:
         """The rows of the span's block; one that lacks a member is marked."""
-        row, begin, end = span.block or (0, 0, self._file.seek(0, 2))
-        fetch_ranges(self._file, self.ranges(span))
-        self._file.seek(begin)
+        row, _, end = self._block(span)
         gathered: list[dict[str, Any]] = []
         size = first = 0
         with tarfile.open(fileobj=self._file, mode="r:") as archive:
@@ -59,13 +49,6 @@ class TarRows:
                     first, size, gathered = first + len(gathered), 0, []
         if gathered:
             yield self._batch(gathered, row + first)
-
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """Those of the span's block."""
-        return [span.block[1:]] if span.block else []
-
-    def close(self) -> None:
-        """Nothing is open but the file."""
 
     def _batch(self, gathered: list[dict[str, Any]], first_row: int) -> Rows:
         columns = {name: np.full(len(gathered), "" if name == KEY else b"", object) for name in self._columns}

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tasks.datasets.columns import place, row_bytes, taken_dtype
+from tasks.datasets.formats.reader import FormatReader
 from tasks.datasets.input_limit import InputLimit, input_limit
 from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
@@ -32,22 +33,19 @@ _SHARD_ENTRY_BYTES = 16
 _NO_KEYS: tuple[str, ...] = ()
 
 
-def open_rows(file: BinaryIO, ref: SplitRef, span: FileSpan, opener: Opener) -> ZarrRows:
-    """The reader of a store, whose metadata are the open file."""
-    zarr = import_optional("zarr", "zarr")
-    store = store_beside(opener, span)
-    names = ref.columns or list(ref.kinds)
-    arrays = {name: zarr.open_array(store, path=name, mode="r") for name in names}
-    return ZarrRows(arrays, span.path.rpartition("/")[0], is_one=not ref.columns)
+class ZarrRows(FormatReader):
+    """Arrays by name, or one array, with the rows on their first axis; the open file is their store's metadata."""
 
-
-class ZarrRows:
-    """Arrays by name, or one array, with the rows on their first axis."""
-
-    def __init__(self, arrays: dict[str, Any], where: str, *, is_one: bool) -> None:
-        self._is_one = is_one
-        places = {name: where if is_one else place(where, name) for name in arrays}
-        self._blocks = {name: ArrayBlocks(array, places[name]) for name, array in arrays.items()}
+    def __init__(self, file: BinaryIO, ref: SplitRef, span: FileSpan, opener: Opener) -> None:
+        zarr = import_optional("zarr", "zarr")
+        store, where = store_beside(opener, span), span.path.rpartition("/")[0]
+        self._is_one = not ref.columns
+        self._blocks = {
+            name: ArrayBlocks(
+                zarr.open_array(store, path=name, mode="r"), where if self._is_one else place(where, name)
+            )
+            for name in ref.columns or list(ref.kinds)
+        }
         self._chunk_rows: int = max(blocks.chunk_rows for blocks in self._blocks.values())
 
     def anchor(self, span: FileSpan) -> int:
@@ -65,13 +63,6 @@ class ZarrRows:
         for start in range(anchor, max(last, anchor + 1), rows):
             columns = {name: blocks.read(start, start + rows) for name, blocks in self._blocks.items()}
             yield next(iter(columns.values())) if self._is_one else columns
-
-    def ranges(self, span: FileSpan) -> list[tuple[int, int]]:
-        """The library does not tell them."""
-        return []
-
-    def close(self) -> None:
-        """Nothing stays open."""
 
 
 class ArrayBlocks:
