@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -18,19 +17,17 @@ import redis.asyncio
 from producer.requests.request_client import READ_SECONDS, busy
 from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Target, Targets
-from producer.requests.waiting import Waiting, WaitingList, lost
+from producer.requests.waiting import Waiting, WaitingList, by_queue, lost
 from producer.rows.returned import Form
 from producer.rows.source import BatchSource, Source
 from producer.scheduling.error_budget import ErrorBudget
 from tasks.protocol import keys
-from tasks.protocol.requests import unpack_answers
 from tasks.protocol.seal import Sealer
 from tasks.transport import request_queue
 from tasks.transport.async_connection import connect_async
 from tasks.transport.connection import connect
 from tasks.transport.request_queue import QueueFullError
 from worker_config.broker import address_of
-from worker_config.errors import CeleriacError
 
 # A connection that a server does not close is left after so long.
 CLOSE_SECONDS = 5.0
@@ -72,14 +69,7 @@ class AsyncChannel:
     async def predict(
         self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None, form: Form
     ) -> Any:
-        """The outputs for some rows; a task that is cancelled takes its request back.
-
-        Args:
-            names: of the models.
-            source: the rows.
-            policy: what rows that fail do.
-            until: when nobody waits any more, by `time.monotonic`.
-            form: in which they are given.
+        """The outputs for some rows, as of `RequestClient`; a task that is cancelled takes its request back.
 
         Raises:
             NeedsJobError, CeleriacError: as `RequestClient.predict`, but for the time limit, which is the caller's.
@@ -88,8 +78,7 @@ class AsyncChannel:
         rows, count = rows_for(target, source, policy)
         if not self._has_begun.is_set():
             await self._has_begun.wait()
-        left_ms = 0 if until is None else max(1, round(1_000 * (until - time.monotonic())))
-        id_, element = make(target.infos[0], rows, count, policy, left_ms, self._caller, self._sealer)
+        id_, element = make(target.infos[0], rows, count, policy, until, self._caller, self._sealer)
         woken: asyncio.Future[None] = self._loop.create_future()
         one = Waiting(id_, target, partial(_wake, woken))
         if self.has_ended:
@@ -157,14 +146,9 @@ class AsyncChannel:
 
     def _take(self, message: dict[str, Any] | None) -> None:
         """Give tasks what has come; look for what has not."""
-        if message is not None and message["type"] == "subscribe":
-            self._waiting.end_all()  # once more: what was told in between is lost
+        if message is not None:
+            self._waiting.take(message, self._caller, self._sealer)
             self._has_begun.set()
-        elif message is not None:
-            try:
-                self._waiting.give(unpack_answers(self._caller, message["data"], self._sealer))
-            except CeleriacError:
-                self._waiting.end_all()
         if (self._look is None or self._look.done()) and (overdue := self._waiting.overdue()):
             self._look = self._loop.create_task(self._look_for(overdue), name="celeriac-requests-overdue")
 
@@ -174,12 +158,8 @@ class AsyncChannel:
             self._is_to_send.clear()
             dropped, self._dropped = self._dropped, []
             batch, self._unsent = self._unsent, []
-            by_queue: dict[str, list[tuple[Waiting, bytes]]] = {}
             unwanted = {one.id for one in dropped}
-            for one, element in batch:
-                if one.id not in unwanted:
-                    by_queue.setdefault(one.target.queue, []).append((one, element))
-            for queue, pairs in by_queue.items():
+            for queue, pairs in by_queue(pair for pair in batch if pair[0].id not in unwanted).items():
                 await self._send(queue, pairs)
             for queue in {one.target.queue for one in dropped}:
                 await self._withdraw(queue, [one.id for one in dropped if one.target.queue == queue])
@@ -189,8 +169,7 @@ class AsyncChannel:
             await request_queue.submit_async(self._client, queue, [element for _, element in pairs])
         except (redis.RedisError, QueueFullError) as error:
             for one, _ in pairs:
-                one.error = error
-                one.end(None)
+                one.end(None, error)
 
     async def _withdraw(self, queue: str, ids: list[str]) -> None:
         try:

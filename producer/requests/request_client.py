@@ -20,20 +20,19 @@ import redis
 
 from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Find, Target, Targets
-from producer.requests.waiting import Waiting, WaitingList, lost
+from producer.requests.waiting import Waiting, WaitingList, by_queue, lost
 from producer.rows.returned import Form
 from producer.rows.source import BatchSource, Source
 from producer.scheduling.error_budget import ErrorBudget
 from tasks.datasets.rows import Rows
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer
-from tasks.protocol.requests import unpack_answers
 from tasks.protocol.seal import Sealer
 from tasks.transport import request_queue
 from tasks.transport.connection import connect
 from tasks.transport.request_queue import QueueFullError
 from worker_config.broker import address_of
-from worker_config.errors import BusyError, CeleriacError, RequestTimeoutError
+from worker_config.errors import BusyError, RequestTimeoutError
 
 # Longest that the reading thread waits before it looks around.
 READ_SECONDS = 1.0
@@ -72,11 +71,7 @@ class RequestClient:
         """The outputs for some rows.
 
         Args:
-            names: of the models.
-            source: the rows.
-            policy: what rows that fail do.
             until: when the caller's time is up, by `time.monotonic`.
-            form: in which they are given.
 
         Raises:
             NeedsJobError: only a job can do it, or tell what is wrong.
@@ -94,8 +89,7 @@ class RequestClient:
 
     def _ask(self, target: Target, rows: Rows, count: int, policy: ErrorBudget, until: float | None) -> Answer:
         info = target.infos[0]
-        left_ms = 0 if until is None else max(1, round(1_000 * (until - time.monotonic())))
-        id_, element = make(info, rows, count, policy, left_ms, self._caller, self._sealer)
+        id_, element = make(info, rows, count, policy, until, self._caller, self._sealer)
         woken = threading.Lock()
         woken.acquire()
         one = Waiting(id_, target, partial(_release, woken))
@@ -142,17 +136,15 @@ class RequestClient:
         """Send what all threads have to send by now; whoever sends, sends for all."""
         self._unsent.append((one, element))
         with self._sending:
-            by_queue: dict[str, list[tuple[Waiting, bytes]]] = {}
+            unsent = []
             while self._unsent:  # else another thread has sent it
-                waiting, its = self._unsent.popleft()
-                by_queue.setdefault(waiting.target.queue, []).append((waiting, its))
-            for queue, pairs in by_queue.items():
+                unsent.append(self._unsent.popleft())
+            for queue, pairs in by_queue(unsent).items():
                 try:
                     request_queue.submit(self._client, queue, [pair[1] for pair in pairs])
                 except (redis.RedisError, QueueFullError) as error:
                     for waiting, _ in pairs:
-                        waiting.error = error
-                        waiting.end(None)
+                        waiting.end(None, error)
 
     def _wait(self, one: Waiting, woken: threading.Lock, until: float | None) -> None:
         """Until it is done, or its time is up; read for all as long as nobody else does."""
@@ -186,13 +178,8 @@ class RequestClient:
         except redis.RedisError:
             self._waiting.end_all()
             raise
-        if message is not None and message["type"] == "subscribe":  # once more: what was told in between is lost
-            self._waiting.end_all()
-        elif message is not None:
-            try:
-                self._waiting.give(unpack_answers(self._caller, message["data"], self._sealer))
-            except CeleriacError:
-                self._waiting.end_all()
+        if message is not None:
+            self._waiting.take(message, self._caller, self._sealer)
         if overdue := self._waiting.overdue():
             self._look_for(overdue)
 

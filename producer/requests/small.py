@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -81,9 +82,9 @@ def rows_for(target: Target, source: Source | BatchSource, policy: ErrorBudget) 
 
 
 def make(
-    info: ModelInfo, rows: Any, count: int, policy: ErrorBudget, timeout_ms: int, caller: str, sealer: Sealer
+    info: ModelInfo, rows: Any, count: int, policy: ErrorBudget, until: float | None, caller: str, sealer: Sealer
 ) -> tuple[str, bytes]:
-    """A request's id, and what is put into the list of its model set.
+    """A request's id, and what is put into the list of its model set; `until` is the time of its caller's limit.
 
     Raises:
         NeedsJobError: the rows do not travel so.
@@ -96,6 +97,7 @@ def make(
     if len(payload) > MAX_REQUEST_BYTES:
         raise NeedsJobError
     request = Request(secrets.token_hex(6), model, count, payload, policy.on_error, policy.on_nonfinite)
+    timeout_ms = 0 if until is None else max(1, round(1_000 * (until - time.monotonic())))
     head = Head(request.id, group_of(model, policy.on_nonfinite, rows), count, timeout_ms, caller)
     return request.id, to_element(head, request, sealer)
 

@@ -6,13 +6,16 @@ This is what threads and event loops have in common; how they wait is their own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
 from producer.requests.targets import Target, Targets
 from tasks.protocol.messages import Answer
+from tasks.protocol.requests import unpack_answers
+from tasks.protocol.seal import Sealer
 from tasks.transport import request_queue
 from worker_config.errors import CeleriacError
 
@@ -35,10 +38,10 @@ class Waiting:
     error: Exception | None = None
     missed: int = 0
 
-    def end(self, answer: Answer | None) -> None:
+    def end(self, answer: Answer | None, error: Exception | None = None) -> None:
         """It has an answer, or will have none."""
         if not self.done:
-            self.answer, self.done = answer, True
+            self.answer, self.error, self.done = answer, error, True
             self.wake()
 
 
@@ -54,8 +57,17 @@ class WaitingList:
         for one in list(self.by_id.values()):
             one.end(None)
 
-    def give(self, answers: Iterable[Answer]) -> None:
-        """Answers have come; those that nobody waits for are dropped."""
+    def take(self, message: Mapping[str, Any], caller: str, sealer: Sealer) -> None:
+        """What the caller's channel tells: answers, of which those that nobody waits for are dropped.
+
+        Once more that it is subscribed to: what was told in between is lost, as is what cannot be read.
+        """
+        if message["type"] == "subscribe":
+            return self.end_all()
+        try:
+            answers = unpack_answers(caller, message["data"], sealer)
+        except CeleriacError:
+            return self.end_all()
         for answer in answers:
             one = self.by_id.get(answer.job)
             if one is not None:
@@ -75,6 +87,14 @@ class WaitingList:
             one.missed += 1
             if one.missed >= LOOKS:
                 one.end(None)
+
+
+def by_queue(requests: Iterable[tuple[Waiting, bytes]]) -> dict[str, list[tuple[Waiting, bytes]]]:
+    """Requests with what is sent of them, by where they go."""
+    found: dict[str, list[tuple[Waiting, bytes]]] = {}
+    for one, element in requests:
+        found.setdefault(one.target.queue, []).append((one, element))
+    return found
 
 
 def lost(client: redis.Redis, targets: Targets, overdue: Iterable[Waiting]) -> set[str]:
