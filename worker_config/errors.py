@@ -1,42 +1,4 @@
-"""Every error that Celeriac raises, and the exit code that each one ends a command with.
-
-CeleriacError
-  UsageError              the caller asked for what cannot be
-    UnknownJobError         no job of that id
-    ConfigError             a setting or the manifest is wrong
-    OutputError             the output cannot be written
-      OutputInUseError        another process is writing it
-    UnknownLengthError      nobody knows how many batches there are
-  InputError              the data set cannot be read, or does not fit the model
-    OutOfRangeError         a value that the dtype of a model's input cannot hold
-    ObjectError             an object behind a URL cannot be read or written
-      ObjectMissingError      it is not there
-      ObjectExistsError       it is there already
-      ObjectChangedError      it is another one than was looked at
-      ObjectDeniedError       no right to it
-      StoreUnavailableError   its store does not answer
-  NonFiniteError          a row with a NaN or an infinity, where the caller wants none
-  PayloadError            bytes that are no payload, or a value that cannot become one
-    SealError               bytes that were damaged on their way, moved, or not signed by whom they should be
-  MessageError            a task message or a result that is not of our form
-    VersionError            a message of another version
-  ModelError              a model cannot be used
-    RowCountError           a function gave another number of rows than it got
-    UnknownModelError       no model of that name
-    ModelLoadError          a model of the manifest cannot be loaded
-      TensorFlowNeededError   it, or its own graph for a row, needs TensorFlow, which is not installed there
-    ExecutorDifferedError   outputs that were handed over are not the model's own
-  InfrastructureError     something between producer and model is missing
-    BrokerError             Redis cannot be reached
-      BrokerFullError         Redis has no memory left
-      BrokerRefusedError      Redis refuses us
-    WorkerStartError        a worker did not come up
-    NoWorkerError           no worker holds the model
-    BusyError               too many requests wait for the workers
-  RowsFailedError         rows have no prediction
-  JobCancelledError       the job was cancelled
-  RequestTimeoutError     the caller's time limit was up
-"""
+"""Every error that Celeriac raises, and the exit code that each ends a command with; docs/errors.md has the tree."""
 
 from __future__ import annotations
 

@@ -1,29 +1,9 @@
-"""`models.toml`, the list of the models that a worker holds, becomes checked values.
+"""`models.toml`, the list of the models that a worker holds, becomes checked values: `ModelEntry` has its keys.
 
 memory_limit = "4 GiB"          # of each child; models that are not preloaded leave when it is reached
 
 [models.digits]
 path = "models/digits.keras"    # relative to the manifest's folder, or a URL; without it preprocess is all
-batch_rows = 64                 # rows that the model sees in one call, as far as they have
-batch_mib = 256                 # no more than this together; a larger row goes alone
-signature = "serving_default"   # SavedModel and TFLite
-inputs = ["x:0"]                # tensors of a .pb or .meta; of any file: the order of a tuple of arrays
-outputs = ["y:0"]               # tensors of a .pb or .meta; of any file: those outputs that are wanted
-constants = {"training:0" = false}   # what is fed to a graph, or a SavedModel, and is no rows
-columns = {pixels = ["p0..p783"]}   # of which columns of the data set an input is made
-preprocess = "steps:decode"     # a function: rows of a chunk -> rows of the model
-postprocess = "steps:label"     # a function: outputs of the model -> outputs
-drops_rows = true               # preprocess may leave out rows on purpose, by None in their place
-files = ["vocab.json"]          # which these functions read: a part of the version
-imports = ["my_layers"]         # modules that bring classes or operations of the model, imported before it is loaded
-chain = ["decode", "digits"]    # in place of a path: other entries, one after the other
-preload = true                  # at the start; else with the first chunk that needs it
-prefer = "speed"                # or "memory"
-precision = ["bfloat16"]        # where it is faster and passes the gate
-calibration = "rows.npy"        # rows of the gate
-agreement = 0.99                # or tolerance = 0.05
-independent_rows = false        # a prediction depends on more than its row, and that is meant
-allow_file_operations = true    # its graph reads or writes files, or calls Python or the network, and that is meant
 """
 
 from __future__ import annotations

@@ -148,10 +148,6 @@ def _sparse(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray[A
     return random.standard_normal(shape) * (random.random(shape) < 0.2)
 
 
-def _near(size: float, sign: int) -> Make:
-    return lambda shape, random: sign * size * random.uniform(0.1, 1.0, shape)
-
-
 _LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _NAN, _INFINITY = float("nan"), float("inf")
 _FLOATS: dict[str, tuple[float, list[Make]]] = {

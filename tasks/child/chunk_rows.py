@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tasks.datasets.rebatcher import values_at
 from tasks.protocol.codec import columns_of, tree_like
 from tasks.protocol.messages import ChunkMessage, FailureRecord, RowsRef
 from tasks.protocol.split_ref import SplitRef, place_of
@@ -53,13 +54,9 @@ def fed_rows(message: ChunkMessage, payload: Any) -> tuple[Any, list[FailureReco
     fed = np.array([at for at in range(message.stop - first) if at not in unfed], np.int64)
     if len(fed):
         nearest = fed[np.maximum(np.searchsorted(fed, np.arange(message.stop - first), "right") - 1, 0)]
-        columns = {name: _values_at(column, nearest) for name, column in columns_of(rows).items()}
+        columns = {name: values_at(column, nearest) for name, column in columns_of(rows).items()}
         rows = tree_like(rows, columns)
     return rows, records
-
-
-def _values_at(column: Any, positions: np.ndarray[Any, Any]) -> Any:
-    return [column[position] for position in positions] if isinstance(column, list) else column[positions]
 
 
 def rows_between(rows: Any, start: int, stop: int) -> Any:

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 import redis
 
 from tasks.child import executor_differences
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_rows import with_values
 from tasks.child.run_models import ChunkOutputs, ChunkRun, load
+from tasks.datasets.rebatcher import Rebatcher
 from tasks.protocol import codec
-from tasks.protocol.codec import columns_of, leaves_of, tree_like, tree_of
+from tasks.protocol.codec import leaves_of, tree_of
 from tasks.protocol.messages import (
     WRITTEN_VERSION,
     Answer,
@@ -166,14 +166,10 @@ def _run(child: Child, opened: Sequence[_Opened], rows: Any, number: int) -> tup
 
 def _joined(rows: Sequence[Any]) -> Any:
     """Rows of the same form, one after the other."""
-    if len(rows) == 1:
-        return rows[0]
-    columns = [columns_of(one) for one in rows]
-    whole: dict[Any, Any] = {}
-    for name, first in columns[0].items():
-        pieces = [one[name] for one in columns]
-        whole[name] = [row for piece in pieces for row in piece] if isinstance(first, list) else np.concatenate(pieces)
-    return tree_like(rows[0], whole)
+    waiting = Rebatcher()
+    for one in rows:
+        waiting.add(one)
+    return waiting.take(waiting.rows)[0]
 
 
 def _answer(child: Child, one: _Opened, ran: ChunkOutputs, seconds: float) -> Answer:
