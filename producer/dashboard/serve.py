@@ -53,16 +53,13 @@ class Address:
             ConfigError: it cannot be had.
         """
         try:
-            return socket.create_server((self.host, self.port), family=self._family)
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            return socket.create_server((self.host, self.port), family=family)
         except (OSError, OverflowError) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             raise ConfigError(
                 f"the dashboard cannot listen at {self.host}:{self.port}: {why}; choose another --port or --host"
             ) from None
-
-    @property
-    def _family(self) -> socket.AddressFamily:
-        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
 
 def serve(url: str, viewer: Viewer, address: Address, ready: Callable[[str], None]) -> None:

@@ -26,14 +26,9 @@ _FUNCTIONS = ("preprocess", "postprocess")
 
 
 def write_models(models: Mapping[str, object], folder: Path) -> tuple[Path, list[str]]:
-    """Write the manifest of models at hand, and all that it names and is no file yet.
+    """Write the manifest of models as of `local` into a folder of its own, and all that it names and is no file yet.
 
-    Args:
-        models: as of `local`.
-        folder: an existing one of the caller's own.
-
-    Returns:
-        The manifest, and the folders in which modules of its functions stand, where a worker would not look.
+    Gives the manifest, and the folders in which modules of its functions stand, where a worker would not look.
 
     Raises:
         UsageError, ConfigError: something is no model, does not travel, or no key or value of a manifest.

@@ -23,13 +23,8 @@ _TFLITE = b"TFL3"
 def save_model(model: Any, path: Path, where: str) -> dict[str, Any]:
     """Save it at the path, to which a suffix is added.
 
-    Args:
-        model: as above.
-        path: in an existing folder.
-        where: names the model in the caller's words.
-
-    Returns:
-        Keys of the manifest: `path`, and `inputs` where a SavedModel would lose their order.
+    Gives keys of the manifest: `path`, and `inputs` where a SavedModel would lose their order. `where` names the model
+    in the caller's words.
 
     Raises:
         UsageError: nothing of which a model can be made.

@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from producer.job.runner import Runner
 from producer.records.job_store import JobState
@@ -23,7 +24,10 @@ from producer.records.throughput import STORES, Throughput
 from producer.scheduling.window import Window
 from tasks.protocol.messages import STAGES
 from worker_config.errors import JobCancelledError
-from worker_config.telemetry.http_endpoint import HttpEndpoint, MetricFamily
+from worker_config.telemetry.http_endpoint import HttpEndpoint, metric
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 PREFIX = "celeriac_producer_"
 # By metric and the value of its label.
@@ -107,7 +111,7 @@ def follow(run: Runner) -> None:
     weakref.finalize(run, _gone.append, numbers).atexit = False
 
 
-def collect() -> Iterator[MetricFamily]:
+def collect() -> Iterator[Metric]:
     """All metrics of this process, as they are now."""
     with _lock:
         _sum_up()
@@ -117,9 +121,9 @@ def collect() -> Iterator[MetricFamily]:
     for name, (text, label, values) in _COUNTERS.items():
         if label:
             numbers = [((value,), totals[name, value]) for value in values]
-            yield MetricFamily("counter", PREFIX + name, text, numbers, (label,))
+            yield metric("counter", PREFIX + name, text, numbers, (label,))
         else:
-            yield MetricFamily("counter", PREFIX + name, text, totals[name, ""])
+            yield metric("counter", PREFIX + name, text, totals[name, ""])
     windows = [one.window for one in jobs if not one.measures.ended]
     window_bytes = sum(one.bytes_in_flight for one in windows)
     for name, text, number in (
@@ -128,7 +132,7 @@ def collect() -> Iterator[MetricFamily]:
         ("window_chunks", "Chunks sent and not answered.", sum(map(len, windows))),
         ("window_bytes", "Their payloads, with the outputs that they will have.", window_bytes),
     ):
-        yield MetricFamily("gauge", PREFIX + name, text, number)
+        yield metric("gauge", PREFIX + name, text, number)
 
 
 def _sum_up() -> None:

@@ -20,18 +20,9 @@ def outputs_by_job(
     until: float | None,
     form: Form,
 ) -> Any:
-    """The outputs, beside the columns that are kept.
+    """The outputs of a job that `begin` gives, beside the columns to `keep`; raises what the job ends with.
 
-    Args:
-        begin: gives the job.
-        names: of its models.
-        source: its rows.
-        keep: the columns.
-        until: when the caller's time is up, by `time.monotonic`.
-        form: in which outputs are given.
-
-    Raises:
-        CeleriacError: whatever the job ends with.
+    The caller's time is up at `until`, by `time.monotonic`.
     """
     wanted = keep.split(",") if isinstance(keep, str) else keep
     kept = KeptColumns(open_source(source), wanted, names) if keep else None

@@ -39,9 +39,7 @@ class ModelFinder:
     def __call__(self, names: list[str], until: float | None = None) -> tuple[list[ModelInfo], list[SlotRecord]]:
         """The models, in the versions that most slots hold, and the slots that run them.
 
-        Args:
-            names: of the models.
-            until: when the time is up to wait for a worker that prepares them, by `time.monotonic`.
+        A worker that prepares them is waited for `until` then, by `time.monotonic`.
 
         Raises:
             UnknownModelError, NoWorkerError: no worker holds them.

@@ -61,16 +61,7 @@ class ObjectArray(SliceReader):
 
 
 def open_object_array(url: str, dtype: str | None = None) -> SliceReader:
-    """Open an `.npy` object.
-
-    Args:
-        url: of it.
-        dtype: as for `open_file`.
-
-    Raises:
-        InputError: it cannot be used; the text names it, the cause, and what to do.
-        UsageError: there is no such dtype.
-    """
+    """Open an `.npy` object; `dtype`, and what is raised, are as of `open_file`."""
     raw = raw_dtype(dtype)
     [found] = find_objects(url)
     where = str(found)
@@ -99,18 +90,9 @@ def open_object_array(url: str, dtype: str | None = None) -> SliceReader:
 
 
 def open_object_npz(url: str, dtype: str | None = None, array: str | None = None) -> ArraySource | SplitSource:
-    """Open the arrays of an `.npz` object by name, or one `array` of them.
+    """Open the arrays of an `.npz` object by name, or one `array` of them; `dtype` and errors are as of `open_file`.
 
     Where all that are taken stand in it as they are given, they are read row by row; else all are read into memory.
-
-    Args:
-        url: of it.
-        dtype: as for `open_file`.
-        array: the name of one.
-
-    Raises:
-        InputError: it cannot be used; the text names it, the cause, and what to do.
-        UsageError: there is no such dtype.
     """
     raw = raw_dtype(dtype)
     [found] = find_data(url, ".npz")

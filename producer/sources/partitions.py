@@ -88,9 +88,7 @@ def partition_of(file: Path | ObjectPath, path: str | Path) -> dict[str, str | N
 def types_of(partitions: Sequence[Mapping[str, str | None]], schemas: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Arrow's type of each column that the folders of some file name: that which files have, else as they look.
 
-    Args:
-        partitions: of each file what its folders say.
-        schemas: of each file its name, and the columns in it.
+    Of each file there is what its folders say, and its name with the columns in it.
 
     Raises:
         InputError: a file has a column of that name, but no such folder, or of a type that the values have not.

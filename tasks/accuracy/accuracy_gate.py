@@ -98,8 +98,6 @@ def compare(
     """Hold outputs against the reference, which `tells_apart`.
 
     Args:
-        reference: one array per output, rows first.
-        outputs: what the executor gave for the same rows.
         exact: of a float32 executor: floats within rounding, or the tolerance if there is one; anything else equal.
         tolerance: the largest error, in units of the spread; 0 does not ask.
         agreement: of a lower precision: the least share of rows with the same largest value, of every output with
@@ -130,8 +128,6 @@ def differs(
     """How outputs differ from those of the model for rows that need not tell anything apart; empty if they do not.
 
     Args:
-        reference: one array per output, rows first; finite or not.
-        outputs: what the executor gave for the same rows.
         exact: of a float32 executor: finite numbers too; else the places of NaN and infinity alone.
         sizes: of the rows that went in, where each is judged by itself: by its largest output, or, as that may be what
             rounding leaves of larger numbers, `ROUNDED_AWAY` of its size.

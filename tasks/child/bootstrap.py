@@ -66,13 +66,9 @@ def start(
     settings: Settings,
     memory_limit: int,
 ) -> Child:
-    """Load the model set into this child, or tell the main process why not and exit.
+    """Load the model set into this child, or tell the main process by its pipe why not, and exit.
 
-    Args:
-        worker, models, places, counters: of its main process.
-        report_fd: of the main process's pipe.
-        settings: with the broker and the threads as they are for this worker.
-        memory_limit: bytes that the child's models may take; without limit where it is 0.
+    The settings have the broker and the threads as they are for this worker; `memory_limit` is as of `ModelCache`.
     """
     try:
         slot = current_process().index

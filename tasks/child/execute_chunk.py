@@ -48,12 +48,8 @@ from worker_config.retry_policy import LEAST_BACKOFF_SECONDS
 def run_message(child: Child | None, args: Any, queue: str, tag: str, headers: Mapping[str, str] | None = None) -> str:
     """Run the chunk that a Celery message brought; return a short text for Celery's log.
 
-    Args:
-        child: this process; None where it is none.
-        args: of its task.
-        queue: where it came from.
-        tag: by which Celery acknowledges it.
-        headers: of it, which may name the trace that the chunk belongs to.
+    `child` is this process, None where it is none; by the `tag` Celery acknowledges the message, whose `headers` may
+    name the trace that the chunk belongs to.
 
     Raises:
         ModelError: this process holds no models.

@@ -164,11 +164,7 @@ def rows_of(batch: Any, names: Sequence[str], where: str, numbers: int | Array) 
     Text comes as objects, dates and times as text in ISO 8601, those with a zone in UTC; lists as one more axis, or as
     a list of arrays where their lengths differ.
 
-    Args:
-        batch: a RecordBatch.
-        names: of the columns, or fields of structs, to take.
-        where: the file.
-        numbers: of it, the number of the batch's first row, or those of all its rows.
+    The numbers are that of the batch's first row in the file, or those of all its rows.
     """
     columns: dict[str, Column] = {}
     unfed: dict[int, str] = {}

@@ -37,7 +37,7 @@ def gather(rows: Generator[Any, None, None], label: str, batch_rows: int) -> Bat
     count = size = 0
 
     def batch() -> Rows:
-        return marked(schema.batch(_stacked(gathered)), unfed)
+        return marked(schema.batch({name: stack(its) for name, its in gathered.items()}), unfed)
 
     with closing(rows):
         try:
@@ -108,10 +108,6 @@ class RowSchema:
 def stack(values: list[Array]) -> Column:
     """One array where all values have the same shape; the values themselves where not."""
     return np.stack(values) if len({value.shape for value in values}) == 1 else values
-
-
-def _stacked(columns: dict[str, list[Array]]) -> dict[str, Column]:
-    return {name: stack(values) for name, values in columns.items()}
 
 
 def _kind_of(tree: object) -> type:

@@ -26,11 +26,19 @@ CONSTANTS = f"{BUILT}/frozen.bin"  # where `write_graph` puts them
 
 
 class Ends(msgspec.Struct, frozen=True):
-    """Names of a graph's tensors: what is fed, what comes out, and the constants that stand in a file of their own."""
+    """Names of a graph's tensors: what is fed, and what comes out, in their order."""
 
     inputs: list[str]
     outputs: list[str]
-    constants: list[Weight]
+
+
+def ends_of(function: Any) -> Ends:
+    """Those of a concrete function."""
+    return Ends(*([tensor.name for tensor in some] for some in (function.inputs, function.outputs)))
+
+
+class _LiftedEnds(Ends, frozen=True):
+    constants: list[Weight]  # that stand in a file of their own
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
@@ -71,8 +79,7 @@ def write_graph(path: Path, graph_def: Any, function: Any) -> None:
     path.parent.mkdir(exist_ok=True)
     name_functions_apart(graph_def)
     constants = write_arrays(path.with_suffix(".bin"), lift_constants(graph_def).items())
-    inputs, outputs = ([tensor.name for tensor in some] for some in (function.inputs, function.outputs))
-    ends = Ends(inputs, outputs, constants)
+    ends = _LiftedEnds(**msgspec.structs.asdict(ends_of(function)), constants=constants)
     path.with_suffix(".json").write_bytes(msgspec.json.encode(ends))
     write_whole(path, graph_def.SerializeToString())
 
@@ -81,7 +88,7 @@ def load_graph(path: Path, snapshot: Snapshot) -> FlatCall:
     """A call of a graph that `write_graph` wrote for this snapshot."""
     import tensorflow as tf
 
-    ends = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Ends)
+    ends = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=_LiftedEnds)
     constants = map_arrays(path.with_suffix(".bin"), ends.constants)
     graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
     whole = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])

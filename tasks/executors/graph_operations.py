@@ -72,10 +72,7 @@ def operations_of(
 ) -> frozenset[str]:
     """The keys of all operations between the rows and what a signature gives.
 
-    Args:
-        source: a `saved_model.pb`, its folder, or a `GraphDef`.
-        signature: of the SavedModel.
-        outputs: names of a `GraphDef`'s tensors; None takes every node.
+    The source is a `saved_model.pb`, its folder, or a `GraphDef`, of whose tensors `outputs` are wanted, or all.
 
     Raises:
         OSError: the file cannot be read.

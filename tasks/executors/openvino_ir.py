@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tasks.executors.frozen import freeze
+from tasks.executors.frozen import Ends, ends_of, freeze
 from tasks.models.batches import halves, in_batches
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.tensorflow_import import without
@@ -31,13 +31,6 @@ from worker_config.files import sync_file, write_whole
 CALIBRATION_ROWS = 512
 # Of batches that there may be; `small_batches` of tasks/preparation/benchmark.py tries these.
 SIZES = (1, 8, 64, 512)
-
-
-class Ends(msgspec.Struct, frozen=True):
-    """Names of tensors: those of the model's inputs and outputs, in their order."""
-
-    inputs: list[str]
-    outputs: list[str]
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Compiled:
         try:
             graph_file.write_bytes(function.graph.as_graph_def().SerializeToString())
             model = openvino.Core().read_model(graph_file)
-            ends = Ends(*([tensor.name for tensor in some] for some in (function.inputs, function.outputs)))
+            ends = ends_of(function)
             if self.is_quantised:
                 model = _quantised(model, ends, rows, batch_rows)
             openvino.save_model(model, model_file, compress_to_fp16=False)

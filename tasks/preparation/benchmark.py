@@ -191,14 +191,10 @@ class _Gate:
 
 
 def least_call_rows(call: FlatCall, batch: FlatArrays, *, to_the_bit: bool) -> int:
-    """The fewest rows in calls of which a batch takes as little of the processor as in the best, or nearly.
+    """The fewest rows in calls of which a whole batch takes as little of the processor as in the best, or nearly.
 
-    None that could be filled with more than `MOST_PADDING_BYTES`, if there are others.
-
-    Args:
-        call: of any number of rows.
-        batch: the rows of a whole one.
-        to_the_bit: whether outputs must be the same, for which fewer rows may have other kernels.
+    None that could be filled with more than `MOST_PADDING_BYTES`, if there are others; where outputs must be the same
+    `to_the_bit`, fewer rows may have other kernels.
     """
     rows = max(len(array) for array in batch if array.ndim)
     outputs = call(batch)
@@ -223,11 +219,7 @@ def small_batches(
 ) -> dict[int, float]:
     """Of smaller batches that are worth it, and agree, the processor seconds of a call by its rows.
 
-    Args:
-        call: of any number of rows.
-        batch: the rows of a whole one.
-        seconds: of a call with these, of processors.
-        agrees: whether outputs are right in calls of so many rows, which take so many seconds.
+    A call of a whole batch takes `seconds`; `agrees` is asked with the rows and the seconds of a smaller one.
     """
     kept = {}
     for rows in (512, 64, 8, 1):

@@ -59,14 +59,8 @@ def run_side_by_side(
 ) -> set[str]:
     """Do these, the largest first, as many at once as may be and as there is memory for, at least one.
 
-    Args:
-        works: each with another name; what they print on stderr is seen.
-        at_once: how many.
-        room_bytes: what they may take together.
-        tell: is told the names of those that run, whenever there are others.
-
-    Returns:
-        The names of those that failed, for whatever reason; after the first one no other is begun.
+    What they print on stderr is seen; `tell` is told the names of those that run, whenever there are others. Gives the
+    names of those that failed, for whatever reason; after the first one no other is begun.
     """
     waiting = sorted(works, key=lambda work: work.bytes, reverse=True)
     running: dict[Work, Forked] = {}

@@ -27,12 +27,9 @@ class TaskEvents:
 
     def __init__(self) -> None:
         self._is_heard = False
-        signals.heartbeat_sent.connect(self._on_heartbeat, weak=False)
+        # It is about to be sent, every 2 seconds.
+        signals.heartbeat_sent.connect(lambda sender, **_: self._look(sender.eventer), weak=False)
         Panel.data["heartbeat"] = self._looking_first(Panel.data["heartbeat"])
-
-    def _on_heartbeat(self, sender: Any, **_: object) -> None:
-        """It is about to be sent, every 2 seconds."""
-        self._look(sender.eventer)
 
     def _look(self, dispatcher: Any) -> None:
         """Begin to tell of tasks where the first listener has come, end where the last one has gone."""

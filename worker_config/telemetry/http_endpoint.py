@@ -1,6 +1,6 @@
 """Serves metrics over HTTP, for Prometheus: what a function gives, at the time when somebody asks.
 
-collect() --MetricFamily--> http://HOST:PORT/metrics
+collect() --metric, each--> http://HOST:PORT/metrics
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker_config.errors import ConfigError
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 
-@dataclass(frozen=True)
-class MetricFamily:
+def metric(
+    kind: Literal["counter", "gauge"],
+    name: str,
+    text: str,
+    numbers: Sequence[tuple[tuple[str, ...], float]] | float,
+    labels: tuple[str, ...] = (),
+) -> Metric:
     """One metric as it is now: its numbers with the values of its labels, or one number alone.
 
-    Attributes:
-        name: with a prefix; Prometheus adds `_total` to that of a counter.
+    The name has a prefix; Prometheus adds `_total` to that of a counter.
     """
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
-    kind: Literal["counter", "gauge"]
-    name: str
-    text: str
-    numbers: Sequence[tuple[tuple[str, ...], float]] | float
-    labels: tuple[str, ...] = ()
-
-
-Collect = Callable[[], Iterable[MetricFamily]]
+    form = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+    family: CounterMetricFamily | GaugeMetricFamily = form(name, text, labels=labels)
+    for values, number in numbers if isinstance(numbers, Sequence) else [((), numbers)]:
+        family.add_metric(values, number)
+    return family
 
 
 class HttpEndpoint:
@@ -47,13 +49,13 @@ class HttpEndpoint:
         ConfigError: prometheus_client is not installed, or the port cannot be had.
     """
 
-    def __init__(self, collect: Collect, host: str, port: int) -> None:
+    def __init__(self, collect: Callable[[], Iterable[Metric]], host: str, port: int) -> None:
         try:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError:
             raise ConfigError("metrics need the library prometheus_client: pip install 'celeriac[metrics]'") from None
         registry = CollectorRegistry()
-        registry.register(_Collector(collect))
+        registry.register(SimpleNamespace(collect=collect))
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except (OSError, OverflowError) as error:
@@ -91,20 +93,3 @@ class HttpEndpoint:
         with self._changed:
             self._answered = max(self._answered, number)
             self._changed.notify_all()
-
-
-class _Collector:
-    """As prometheus_client wants a function that collects."""
-
-    def __init__(self, collect: Collect) -> None:
-        self._collect = collect
-
-    def collect(self) -> Iterator[Metric]:
-        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
-
-        kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-        for one in self._collect():
-            family = kinds[one.kind](one.name, one.text, labels=one.labels)
-            for values, number in one.numbers if isinstance(one.numbers, Sequence) else [((), one.numbers)]:
-                family.add_metric(values, number)
-            yield family

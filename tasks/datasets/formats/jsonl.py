@@ -97,10 +97,5 @@ def _check_integers(table: Any, lines: bytes, where: str) -> None:
 
 
 def _without_times(schema: Any) -> Any:
-    arrow = import_optional("pyarrow", "parquet")
-    fields = [field.with_type(arrow.string()) if _is_time(field.type) else field for field in schema]
-    return arrow.schema(fields)
-
-
-def _is_time(kind: Any) -> bool:
-    return bool(import_optional("pyarrow.types", "parquet").is_temporal(kind))
+    arrow, types = import_optional("pyarrow", "parquet"), import_optional("pyarrow.types", "parquet")
+    return arrow.schema([one.with_type(arrow.string()) if types.is_temporal(one.type) else one for one in schema])

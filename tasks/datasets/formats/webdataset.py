@@ -66,7 +66,6 @@ def blocks_of(file: BinaryIO, where: str) -> list[tuple[int, int, int]]:
     """The blocks of a shard, by the headers of its members; at the end how many rows there are."""
     blocks: list[tuple[int, int, int]] = []
     row = first = begin = at = 0
-    file.seek(0)
     size = file.seek(0, 2)
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as archive:
