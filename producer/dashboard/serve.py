@@ -47,11 +47,7 @@ class Address:
             return self.host == "localhost"
 
     def bind(self) -> socket.socket:
-        """Take it.
-
-        Raises:
-            ConfigError: it cannot be had.
-        """
+        """Take it; raises ConfigError where it cannot be had."""
         try:
             family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
             return socket.create_server((self.host, self.port), family=family)

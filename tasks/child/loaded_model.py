@@ -97,11 +97,7 @@ class LoadedModel:
         return made, kept
 
     def finish(self, outputs: Any, count: int) -> Any:
-        """The outputs as the job wants them.
-
-        Raises:
-            ModelError: the postprocess function failed.
-        """
+        """The outputs as the job wants them; raises ModelError where the postprocess function failed."""
         if self.postprocess is None or (not count and not self.info.inputs):  # no function is given no rows
             return outputs
         what = f"model {self.info.name}: postprocess {self.info.postprocess}"

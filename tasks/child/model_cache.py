@@ -65,11 +65,7 @@ class ModelCache:
         self.recycle = False
 
     def preload(self) -> None:
-        """Load what is to be loaded at the start.
-
-        Raises:
-            ModelLoadError: a model cannot be loaded.
-        """
+        """Load what is to be loaded at the start; raises ModelLoadError where a model cannot be loaded."""
         for ref, served in self._served.items():
             # What nobody can describe beforehand must be loaded to be known.
             if served.entry.preload or describe(served) is None:

@@ -28,9 +28,5 @@ class InputLimit:
 
 
 def input_limit() -> InputLimit:
-    """The limit that the environment gives.
-
-    Raises:
-        ConfigError: it is no number.
-    """
+    """The limit that the environment gives; raises ConfigError where it is no number."""
     return InputLimit(Settings.from_env({_VARIABLE: os.environ.get(_VARIABLE, "")}).input_mib * 2**20)

@@ -41,11 +41,7 @@ def masked(values: Array, nulls: Array) -> Array:
 
 
 def all_fed(rows: Rows) -> Rows:
-    """The rows, of which none may be marked.
-
-    Raises:
-        InputError: one is; the text says why.
-    """
+    """The rows, of which none may be marked; raises InputError, which says why, where one is."""
     for _, why in sorted(unfed_of(rows).items()):
         raise InputError(f"{why}, or let such rows fail (on_error is 'raise')")
     return rows

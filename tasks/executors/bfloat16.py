@@ -21,11 +21,7 @@ CONSTANTS = f"{BUILT}/bfloat16.bin"  # where `write_graph` puts them
 
 
 def build(folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
-    """Write the rewritten graph.
-
-    Raises:
-        ValueError: nothing in the graph can be computed in bfloat16 here.
-    """
+    """Write the rewritten graph; raises ValueError where nothing in the graph can be computed in bfloat16 here."""
     if (folder / FILE).exists():
         return
     function = freeze(folder, snapshot, None)

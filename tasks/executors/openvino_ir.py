@@ -48,11 +48,7 @@ class Compiled:
     is_quantised: bool = False
 
     def build(self, folder: Path, snapshot: Snapshot, batch_rows: int, rows: FlatArrays) -> None:
-        """Convert.
-
-        Raises:
-            Exception: an operation of the graph is none of OpenVINO's.
-        """
+        """Convert; raises Exception where an operation of the graph is none of OpenVINO's."""
         ends_file, model_file = (folder / self._file(end) for end in ("json", "xml"))
         if ends_file.exists():
             return

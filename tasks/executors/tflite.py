@@ -28,6 +28,7 @@ from tasks.executors.frozen import freeze
 from tasks.executors.operation_table import RUNTIMES
 from tasks.models.batches import in_batches
 from tasks.models.devices import processor
+from tasks.models.formats.tflite import resize_and_run
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.stderr_filter import hushed
 from tasks.snapshots.installed import installed
@@ -208,21 +209,7 @@ def _of_interpreter(path: Path, threads: int) -> _Resizable:
         interpreter = _interpreter(path, threads)
         interpreter.allocate_tensors()
     details = interpreter.get_input_details()
-    places = [detail["index"] for detail in details]
-    results = [detail["index"] for detail in interpreter.get_output_details()]
-
-    def resize(shapes: Sequence[tuple[int, ...]]) -> None:
-        for index, shape in zip(places, shapes, strict=True):
-            interpreter.resize_tensor_input(index, shape)
-        interpreter.allocate_tensors()
-
-    def run(arrays: FlatArrays) -> FlatArrays:
-        for index, array in zip(places, arrays, strict=True):
-            interpreter.set_tensor(index, array)
-        interpreter.invoke()
-        # A copy each; views of the interpreter's own memory would save it, but change with the next call.
-        return [interpreter.get_tensor(index) for index in results]
-
+    resize, run = resize_and_run(interpreter, details, interpreter.get_output_details())
     return _Resizable([detail["name"] for detail in details], _rows(details), resize, run)
 
 

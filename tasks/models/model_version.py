@@ -25,11 +25,7 @@ _DEFAULTS = ModelEntry()
 
 
 def entry_digest(entry: ModelEntry) -> str:
-    """The hexadecimal SHA-256 of a model with the functions around it.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
+    """The hexadecimal SHA-256 of a model with the functions around it; raises OSError where a file cannot be read."""
     digest = _digest(entry)
     settings = _settings(entry)
     if not (entry.preprocess or entry.postprocess or entry.imports or entry.files or settings):
@@ -63,11 +59,7 @@ def _digest(entry: ModelEntry) -> str:
 
 
 def digest_or_error(name: str, entry: ModelEntry) -> str:
-    """The same, with the error that a user sees.
-
-    Raises:
-        ModelLoadError: a file cannot be read.
-    """
+    """The same, with the error that a user sees; raises ModelLoadError where a file cannot be read."""
     try:
         return entry_digest(entry)
     except OSError as error:
@@ -112,11 +104,7 @@ def file_digest(path: Path) -> bytes:
 
 
 def calibration_digest(path: Path) -> bytes:
-    """The SHA-256 of a calibration file.
-
-    Raises:
-        OSError: it cannot be read; its `strerror` names it.
-    """
+    """The SHA-256 of a calibration file; raises OSError, whose `strerror` names it, where it cannot be read."""
     try:
         return file_digest(path)
     except OSError as error:

@@ -153,11 +153,7 @@ def left_out_note(left_out: Sequence[TensorSpec]) -> str:
 
 
 def spec_of(name: str, tensor: Any) -> TensorSpec:
-    """The form of a tensor, a Keras tensor or a `tf.TensorSpec`.
-
-    Raises:
-        ValueError: its shape is not known.
-    """
+    """The form of a tensor, a Keras tensor or a `tf.TensorSpec`; raises ValueError where its shape is not known."""
     dtype = getattr(tensor.dtype, "name", tensor.dtype)
     if tensor.shape is None or getattr(tensor.shape, "rank", 1) is None:
         raise ValueError(f"{name!r} has no known shape")

@@ -137,11 +137,7 @@ class _Examined:
             self._state.restore(first_row, seeds_alone=seeds_alone)
 
     def dependence(self) -> list[Dependence]:
-        """What the rows depend on.
-
-        Raises:
-            Exception: the model does not run on them, or gives other rows.
-        """
+        """What the rows depend on; raises Exception where the model does not run on them, or gives other rows."""
         started = time.monotonic()
         self.whole = self._run(self._rows)
         if time.monotonic() - started > MOST_SECONDS:
@@ -166,11 +162,7 @@ class _Examined:
         return [_dependence(on, amount, seeded=on == "chance") for on, amount in amounts.items() if amount]
 
     def neighbours(self) -> float:
-        """The same of other rows of the batch alone.
-
-        Raises:
-            Exception: the model does not run on them.
-        """
+        """The same of other rows of the batch alone; raises Exception where the model does not run on them."""
         self.whole = self._run(self._rows)
         return self._neighbours()
 

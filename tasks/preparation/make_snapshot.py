@@ -42,11 +42,7 @@ from worker_config.manifest import ModelEntry
 
 
 def make_snapshot(entry: ModelEntry, digest: str, folder: Path) -> Snapshot:
-    """Fill an empty folder with the snapshot of a model.
-
-    Raises:
-        Exception: the model cannot be loaded.
-    """
+    """Fill an empty folder with the snapshot of a model; raises Exception where the model cannot be loaded."""
     program = open_model(entry)
     plain = Snapshot(
         version=FORMAT_VERSION,

@@ -224,10 +224,6 @@ def _write(folder: Path, found: GateRows) -> None:
 
 
 def read_reference(folder: Path) -> GateRows:
-    """What `make_reference` wrote.
-
-    Raises:
-        PayloadError, OSError: it is damaged or missing.
-    """
+    """What `make_reference` wrote; raises PayloadError, OSError where it is damaged or missing."""
     tree = cast("dict[str, Any]", codec.decode((folder / FILE).read_bytes()))
     return GateRows(**{**tree, "groups": [EdgeCases(**group) for group in tree["groups"]]})

@@ -119,11 +119,7 @@ class Forked:
         return False
 
     def result(self, timeout_seconds: float | None = None) -> Any:
-        """Wait for the process, and return what the function did.
-
-        Raises:
-            ForkedError: as `run_forked`.
-        """
+        """Wait for the process, and return what the function did; raises ForkedError as `run_forked`."""
         late = timeout_seconds is not None and not select.select([self._reader], [], [], timeout_seconds)[0]
         if late:
             os.kill(self._pid, signal.SIGKILL)

@@ -179,11 +179,7 @@ def to_file(record: msgspec.Struct) -> bytes:
 
 
 def from_file(data: bytes, form: type[T]) -> T:
-    """The record that `to_file` made these bytes of.
-
-    Raises:
-        ValueError: they are others.
-    """
+    """The record that `to_file` made these bytes of; raises ValueError where they are others."""
     try:
         hashed = msgspec.json.decode(data, type=_Hashed)
         record = bytes(hashed.record)

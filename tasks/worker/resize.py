@@ -48,11 +48,7 @@ class Resize:
         return self._pool._fileno_to_inq.get(process.inqW_fd) is process
 
     def grow(self, n: int) -> None:
-        """Let `n` more children come.
-
-        Raises:
-            UsageError: the number makes no sense.
-        """
+        """Let `n` more children come; raises UsageError where the number makes no sense."""
         self._check(n)
         self._controller.pool.grow(n)
         # At once; Celery looks after a while.

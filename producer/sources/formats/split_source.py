@@ -76,11 +76,7 @@ class SplitSource:
         self.most_spans = max(1, _MOST_REF_BYTES // (longest + _SPAN_BYTES))
 
     def take(self, start: int, stop: int) -> Arrays:
-        """The rows `[start, stop)`.
-
-        Raises:
-            InputError: see `Source.take`.
-        """
+        """The rows `[start, stop)`; raises InputError as `Source.take`."""
         return cast("Arrays", all_fed(self.take_marked(start, stop)))
 
     def take_marked(self, start: int, stop: int) -> Rows:

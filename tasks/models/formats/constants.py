@@ -50,11 +50,7 @@ def constant_inputs(inputs: Mapping[str, Any], constants: Mapping[str, Constant]
 
 
 def check_no_constants(constants: Mapping[str, Constant]) -> None:
-    """Refuse them for a model that has neither placeholders nor a signature.
-
-    Raises:
-        ValueError: there are some.
-    """
+    """Refuse them for a model that has neither placeholders nor a signature; raises ValueError where there are some."""
     if constants:
         raise ValueError(
             "constants are for .pb and .meta files, and for SavedModels, but for those with the optimizer of Keras 2"

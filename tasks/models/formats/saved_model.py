@@ -66,11 +66,7 @@ def _without_optimizer(path: Path, tags: Sequence[str], entry: ModelEntry) -> Pr
 
 
 def read_meta_graph(path: Path, signature: str) -> Any:
-    """The graph of a SavedModel that is served, with what is said of it.
-
-    Raises:
-        ValueError: as `open_saved_model`.
-    """
+    """The graph of a SavedModel that is served, with what is said of it; raises ValueError as `open_saved_model`."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 

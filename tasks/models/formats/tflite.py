@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,7 @@ def _opened(interpreter: Any, signature: str) -> tuple[FlatCall, Details, Detail
 
 
 def custom_operations(path: Path) -> list[str]:
-    """The names of the file's operations that are not built in.
-
-    Raises:
-        ValueError: it is no TFLite file.
-    """
+    """The names of the file's operations that are not built in; raises ValueError where it is no TFLite file."""
     _interpreter(path)  # which looks whether it is whole
     return _codes(path)[1]
 
@@ -120,22 +116,37 @@ def _runner_call(runner: Any, inputs: Sequence[str], outputs: Sequence[str]) -> 
 
 
 def _tensor_call(interpreter: Any, inputs: Details, outputs: Details) -> FlatCall:
-    wanted = [details["index"] for details in inputs.values()]
-    given = [details["index"] for details in outputs.values()]
+    resize, run = resize_and_run(interpreter, list(inputs.values()), list(outputs.values()))
     shapes: list[tuple[int, ...]] = []
 
     def call(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         if shapes != [array.shape for array in arrays]:
-            for index, array in zip(wanted, arrays, strict=True):
-                interpreter.resize_tensor_input(index, array.shape)
-            interpreter.allocate_tensors()
+            resize([array.shape for array in arrays])
             shapes[:] = [array.shape for array in arrays]
+        return run(arrays)
+
+    return call
+
+
+def resize_and_run(
+    interpreter: Any, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]
+) -> tuple[Callable[[Sequence[tuple[int, ...]]], None], FlatCall]:
+    """An interpreter by its tensors: takes inputs of other shapes from now on; gives outputs for arrays of these."""
+    wanted, given = ([details["index"] for details in tensors] for tensors in (inputs, outputs))
+
+    def resize(shapes: Sequence[tuple[int, ...]]) -> None:
+        for index, shape in zip(wanted, shapes, strict=True):
+            interpreter.resize_tensor_input(index, shape)
+        interpreter.allocate_tensors()
+
+    def run(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         for index, array in zip(wanted, arrays, strict=True):
             interpreter.set_tensor(index, array)
         interpreter.invoke()
+        # A copy each; views of the interpreter's own memory would save it, but change with the next call.
         return [interpreter.get_tensor(index) for index in given]
 
-    return call
+    return resize, run
 
 
 def _said_clearly(call: FlatCall) -> FlatCall:
