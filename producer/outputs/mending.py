@@ -13,10 +13,10 @@ from typing import Protocol
 from producer.outputs.sidecar_files import failures_path
 from producer.sinks import Sink, open_sink
 from producer.sinks.final_files import manifest_path, write_manifest
-from producer.sinks.mended_files import MendedFiles
+from producer.sinks.mending.mended_files import MendedFiles
+from producer.sinks.mending.patch_rows import Repredicted, mended_parts, patched_parts
+from producer.sinks.mending.read_back import READABLE, OutputReader
 from producer.sinks.output_place import place_of
-from producer.sinks.patch_rows import Repredicted, mended_parts, patched_parts
-from producer.sinks.read_back import READABLE, OutputReader
 from tasks.outputs.temp_paths import one_line_errors
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import OutputError

@@ -32,8 +32,8 @@ from producer.scheduling.job_options import JobOptions
 from producer.sinks import JournalHead
 from producer.sinks.changes import check_same
 from producer.sinks.journal_files import lock
-from producer.sinks.mended_files import complete
-from producer.sinks.patch_rows import Repredicted, rows_before
+from producer.sinks.mending.mended_files import complete
+from producer.sinks.mending.patch_rows import Repredicted, rows_before
 from producer.sources import BatchSource, Source
 from producer.sources.picked import pick
 from tasks.datasets.rebatcher import count_rows

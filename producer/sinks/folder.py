@@ -27,7 +27,7 @@ from producer.sinks.filled_rows import FilledRows, write_mask
 from producer.sinks.final_files import MANIFEST, FinalFiles, MergedFile, NumberedFiles, write_manifest
 from producer.sinks.journal import JournalHead
 from producer.sinks.left_parts import adoptable
-from producer.sinks.mended_files import complete, forget
+from producer.sinks.mending.mended_files import complete, forget
 from producer.sinks.output_place import OutputPlace, place_of, when_there_is_room
 from producer.sinks.pending_parts import FileRows, PendingParts
 from producer.sinks.zarr_store import ZarrStore

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from producer.rows.part import Part
 from producer.sinks import open_sink
-from producer.sinks.read_back import OutputReader
+from producer.sinks.mending.read_back import OutputReader
 from tasks.protocol.messages import FailureRecord
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError

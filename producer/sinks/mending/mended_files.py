@@ -20,9 +20,9 @@ from producer.rows.assemble import Layout
 from producer.rows.part import Part
 from producer.sinks.filled_rows import write_mask
 from producer.sinks.final_files import MergedFile, check_files, files_in, read_manifest, write_manifest
+from producer.sinks.mending.patch_rows import Repredicted, mended_parts, patched_parts, rows_before
+from producer.sinks.mending.read_back import READABLE, OutputReader
 from producer.sinks.output_place import place_of
-from producer.sinks.patch_rows import Repredicted, mended_parts, patched_parts, rows_before
-from producer.sinks.read_back import READABLE, OutputReader
 from tasks.outputs.failed_mask import mask_path
 from tasks.outputs.formats import WRITERS
 from tasks.outputs.temp_paths import OutputTarget, sync_folder

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from producer.rows.part import Part, flatten, unflatten
-from producer.sinks.read_back import OutputReader
+from producer.sinks.mending.read_back import OutputReader
 from tasks.datasets.columns import runs_of
 from tasks.datasets.rows import MAX_BATCH_BYTES
 from tasks.outputs.row_spec import output_name
