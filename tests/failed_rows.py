@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from producer.rows.part import Part
 from tasks.outputs.failed_mask import mask_path
 from tasks.protocol.messages import FailureRecord, OnError
 from tests.parts import split
+
+POLICIES = [policy for policy in get_args(OnError) if policy != "raise"]
 
 
 def record(row: int, stop: int | None = None, text: str = "no such row") -> FailureRecord:

@@ -68,8 +68,8 @@ from tasks.snapshots import cache
 from tasks.snapshots.executor_notes import ExecutorNotes
 from tasks.snapshots.record import Snapshot, to_file
 from tasks.transport import spool
-from tests.unit.test_sinks_contract import parts_of
-from tests.unit.test_sources_tfrecord import masked, tfrecord
+from tests.sink_outputs import parts_of
+from tests.tfrecords import masked, tfrecord
 from worker_config.manifest import ModelEntry, read_manifest
 
 # How, where (of 2**16 places, whatever the length), how long, and with what.

@@ -22,8 +22,8 @@ from tests.acceptance.commands import Celeriac, Ended
 from tests.failed_rows import filled, rows_of, take_marks
 from tests.manifests import write_manifest
 from tests.seals import SEALER
+from tests.sink_outputs import READERS
 from tests.systems import System, serving
-from tests.unit.test_sinks_contract import READERS
 from worker_config.errors import ExitCode
 
 ROWS = 60

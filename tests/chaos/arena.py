@@ -39,6 +39,7 @@ class Arena:
         wider: how often the paced model repeats its outputs.
         rows, expected: all rows, and what the workers' model gives for them when nothing happens.
         pids: of every process that was started.
+        spool, data: folders that all share, and that workers may read.
         dismissed: workers that were killed, or asked to end.
         orphans: jobs whose producer was killed, of all schedules so far.
     """
@@ -50,7 +51,7 @@ class Arena:
         self.network = network
         self._environ = shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.new_folder())}
         self._environ |= {"CELERIAC_OUTPUT_ROOTS": str(folder), **(environ or {})}
-        self.spool, self._data = folder / "spool", folder / "data"
+        self.spool, self.data = folder / "spool", folder / "data"
         self.set_pace(0)
         self.calls = Calls(folder)
         options, prefix = (network.redis_options, network.on("redis")) if network else ((), ())
@@ -139,7 +140,7 @@ class Arena:
 
     def file_of(self, chunk_rows: int) -> Path:
         """The same as a file that workers may open."""
-        path = self._data / f"{chunk_rows}.npy"
+        path = self.data / f"{chunk_rows}.npy"
         if not path.exists():
             np.save(path, self.rows_of(chunk_rows))
         return path

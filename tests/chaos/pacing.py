@@ -20,8 +20,10 @@ NUMBERS = 2**20
 WIDER = 6
 
 
-def paced(rows: np.ndarray) -> np.ndarray:
-    """The rows as they are, after a while; both ends of it are noted."""
+def paced(rows: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
+    """The rows as they are, or their one column, after a while; both ends of it are noted."""
+    if isinstance(rows, dict):
+        (rows,) = rows.values()
     first = int(rows[0, 0] * NUMBERS)
     _note("begin", first, len(rows))
     take(float(Path(PACE).read_text()))

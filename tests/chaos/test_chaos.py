@@ -7,7 +7,7 @@ import pytest
 from tests.chaos.arena import Arena
 from tests.chaos.run import run
 from tests.chaos.schedule import make_schedule
-from tests.forms import LONG
+from tests.forms import seeds
 
 # Seeds that have failed once, each with what it found; they stay.
 FAILED_ONCE = {
@@ -19,10 +19,9 @@ FAILED_ONCE = {
     "when Redis lost its data was never told of again",
     16: "as 0",
 }
-# `make chaos` asks for the long form. In the short one no worker is to start.
-SEEDS = sorted({*range(50), *FAILED_ONCE}) if LONG else [16]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+# In the short form no worker is to start.
+@pytest.mark.parametrize("seed", seeds(short=[16], long=50, failed_once=FAILED_ONCE))
 def test_a_job_ends_right_whatever_happens(arena: Arena, seed: int) -> None:
     run(arena, make_schedule(seed))

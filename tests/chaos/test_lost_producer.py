@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from tests.acceptance.commands import Celeriac, Running
 from tests.chaos.arena import CHILDREN, WORKERS, Arena
 from tests.chaos.schedule import SMALL
 from tests.forms import LONG
+from tests.output_sets import safe_rows
 from tests.waiting import wait_until
 from worker_config.errors import ExitCode
 
@@ -31,6 +30,7 @@ def test_a_command_that_is_killed_often_computes_hardly_a_row_twice(arena: Arena
     arena.calls.restart()
     rows = arena.rows_of(SMALL)[: CHUNKS * SMALL]
     celeriac = Celeriac(arena.new_folder())
+    journal = journal_path(celeriac.folder / "scores.npy")
     np.save(celeriac.folder / "rows.npy", rows)
     moments = sorted(random.Random(3).sample(range(CHUNKS // 20, CHUNKS * 9 // 10), KILLS))  # noqa: S311
 
@@ -43,7 +43,7 @@ def test_a_command_that_is_killed_often_computes_hardly_a_row_twice(arena: Arena
 
         def its_moment(running: Running = running, rows: int = moment * SMALL) -> bool:
             running.check_running()
-            return safe_rows(journal_path(celeriac.folder / "scores.npy")) >= rows
+            return journal.exists() and safe_rows(journal.read_bytes()) >= rows
 
         # By what is safe, not by what is predicted: how long a busy disk takes for it is no matter of ours.
         wait_until(its_moment, f"chunk {moment} is safe")
@@ -61,9 +61,3 @@ def test_a_command_that_is_killed_often_computes_hardly_a_row_twice(arena: Arena
     assert celeriac.hidden_names() == set()
     computed = arena.calls.rows()
     assert computed <= 1.1 * len(rows) + KILLS * WINDOW_ROWS, f"{computed} rows computed of {len(rows)}"
-
-
-def safe_rows(journal: Path) -> int:
-    """What stands in the journal: after its head, a checksum and an object for each time that rows became safe."""
-    lines = journal.read_bytes().split(b"\n")[1:-1] if journal.exists() else []
-    return int(json.loads(lines[-1].partition(b" ")[2])["stop"]) if lines else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -24,3 +25,11 @@ def server(system: System) -> Iterator[redis.Redis]:
     """The system's Redis."""
     with system.admin() as server:
         yield server
+
+
+@pytest.fixture
+def out(system: System, request: pytest.FixtureRequest) -> Path:
+    """An empty folder to which workers may write, of a system of `tests.split_writes.writing`."""
+    folder = system.folder / "out" / str(abs(hash(request.node.name)))
+    folder.mkdir()
+    return folder

@@ -33,6 +33,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.records import JobRecord
 from tests.damages import CHUNK_ROWS, DAMAGES, Damage, parquet_with_a_null
 from tests.data_sets import PIXELS, ROWS, SIDES
+from tests.file_limits import limit_files
 from tests.seals import SEALER, push
 from tests.systems import System
 from tests.waiting import wait_for_job, wait_until
@@ -184,11 +185,6 @@ def test_rows_that_fail_wait_for_those_before_them(system: System, client: Clien
 
 
 # --- a spool folder that is full ------------------------------------------------------------------------------------
-
-
-def limit_files(pid: int, limit: int) -> None:
-    """As on a full disk, a process can write no more than this into a file."""
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("full", ["producer", "worker"])

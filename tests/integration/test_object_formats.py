@@ -23,7 +23,7 @@ from tasks.protocol.split_ref import SplitRef, cut
 from tasks.storage import objects, stores
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.object_stores import ObjectStore
-from tests.unit.test_split_reader import partitioned
+from tests.split_files import partitioned
 from worker_config.errors import InputError, ObjectChangedError, StoreUnavailableError
 from worker_config.object_urls import object_url
 

@@ -27,12 +27,10 @@ from producer.sinks.output_place import ObjectPlace
 from tasks.storage import objects
 from tasks.transport.output_objects import WANTED
 from tests.fault_proxy import FaultProxy, proxy_before
-from tests.integration.test_split_writes import CHUNK_ROWS, STEPS, predict, rows_with
-from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
 from tests.output_sets import assert_same, begin_writing
-from tests.systems import System, serving
-from tests.waiting import wait_until
+from tests.split_writes import CHUNK_ROWS, predict, rows_with, stepped, stops, write_part, writing
+from tests.systems import System
 from worker_config.errors import OutputError, UsageError
 from worker_config.object_urls import object_url
 
@@ -48,29 +46,18 @@ def proxy(object_store: ObjectStore) -> Iterator[FaultProxy]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, object_store: ObjectStore, proxy: FaultProxy) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("o")
-    (folder / "steps.py").write_text(STEPS)
-    entries = {
-        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-        for name in ("all_kinds", "one", "bytes_of", "unwritable")
-    }
     environ = {**object_store.environment(endpoint=proxy.endpoint), "CELERIAC_OUTPUT_ROOTS": ROOT}
-    with serving(folder, write_manifest(folder, entries), environ=environ) as system:
+    models = stepped("all_kinds", "one", "bytes_of", "unwritable")
+    with writing(tmp_path_factory.mktemp("o"), models, environ=environ) as system:
         yield system
 
 
 @pytest.fixture(autouse=True)
-def store(object_store: ObjectStore) -> Iterator[ObjectStore]:
+def store(object_store: ObjectStore, proxy: FaultProxy) -> Iterator[ObjectStore]:
+    proxy.refused.clear()
     with object_store.used_here():
         objects.put(object_url("s3://rows/there"), b"so that there is a bucket")
         yield object_store
-
-
-@pytest.fixture
-def client(system: System, proxy: FaultProxy) -> Iterator[Client]:
-    proxy.refused.clear()
-    with Client(system.url, settings=system.settings()) as client:
-        yield client
 
 
 @pytest.fixture
@@ -137,20 +124,8 @@ def _arrow_store(store: ObjectStore) -> fs.S3FileSystem:
     return fs.S3FileSystem(endpoint_override=endpoint, scheme="http", **keys)
 
 
-_write = Sink.write
-
-
-def _stops(sink: Sink, part: Part) -> None:
-    """Write about two thirds of the rows, and end when the first of the files has its name."""
-    folder = sink.folder
-    if part.stop > 2_000 and folder:
-        wait_until(lambda: folder.sync() or folder.files, "a file is merged")
-        raise OutputError("stopped")
-    _write(sink, part)
-
-
 def _stop(client: Client, data: np.ndarray, output: str, **more: Any) -> None:
-    with patch.object(Sink, "write", _stops), pytest.raises(PredictionFailedError, match="continue with --resume"):
+    with patch.object(Sink, "write", stops), pytest.raises(PredictionFailedError, match="continue with --resume"):
         predict(client, "all_kinds", data, output, sync_seconds=0.0, **more)
 
 
@@ -214,7 +189,7 @@ def test_of_two_that_go_on_the_first_one_ends(client: Client, out: str, tmp_path
     resumed = []
 
     def goes_on_twice(sink: Sink, part: Part) -> None:
-        _write(sink, part)
+        write_part(sink, part)
         if part.stop > 1_000 and not resumed:
             resumed.append(0)
             resumed[0] = predict(client, "all_kinds", data, output, resume=True).ledger["resumed"]
@@ -402,7 +377,7 @@ def test_a_worker_writes_nothing_where_nobody_wants_it(client: Client, out: str)
 
 def test_what_is_damaged_after_it_was_written_is_found(client: Client, out: str) -> None:
     def damages(sink: Sink, part: Part) -> None:
-        _write(sink, part)
+        write_part(sink, part)
         if sink.folder and part.start == CHUNK_ROWS and part.stored and part.stored.ref:
             url = object_url(f"{sink.folder.folder}/{part.stored.ref.name}")
             stamp = objects.stat(url)

@@ -26,7 +26,7 @@ from tasks.storage.background import fetch
 from tasks.storage.object_file import fetch_ranges, open_object
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.object_stores import ObjectStore
-from tests.unit.test_split_reader import check, csv, jsonl, parquet, parquet_files, tfrecords, webdataset
+from tests.split_files import check, csv, jsonl, parquet, parquet_files, tfrecords, webdataset
 from tests.waiting import wait_until
 from worker_config.errors import ObjectMissingError, StoreUnavailableError
 from worker_config.object_urls import ObjectUrl, object_url

@@ -24,8 +24,8 @@ from tasks.storage import objects
 from tests.integration.test_split_reads import MODELS, digest
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
+from tests.split_files import WRITERS, csv
 from tests.systems import System, serving
-from tests.unit.test_split_reader import WRITERS, csv
 from tests.waiting import wait_for_job
 from worker_config.errors import InputError, ObjectChangedError, UsageError
 from worker_config.object_urls import object_url

@@ -17,10 +17,9 @@ import zarr
 from producer import Client
 from producer.rows.part import Part
 from producer.sinks import Sink
-from tests.integration.test_split_writes import ROWS, STEPS, predict, rows_with
-from tests.manifests import write_manifest
 from tests.output_sets import assert_nothing_beside
-from tests.systems import System, serving
+from tests.split_writes import ROWS, predict, rows_with, stepped, write_part, writing
+from tests.systems import System
 from tests.waiting import wait_until
 
 # Rows of a folder, and nothing but them.
@@ -77,20 +76,16 @@ READERS: list[tuple[str, str, Read]] = [
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("w")
-    (folder / "steps.py").write_text(STEPS)
-    (folder / "out").mkdir()
-    manifest = write_manifest(folder, {"one": {"path": "steps:one", "batch_rows": 64}})
-    with serving(folder, manifest, environ={"CELERIAC_OUTPUT_ROOTS": str(folder / "out")}) as system:
+    with writing(tmp_path_factory.mktemp("w"), stepped("one")) as system:
         yield system
 
 
 @pytest.mark.parametrize(("suffix", "name", "read"), READERS, ids=[f"{one[0]} {one[1]}" for one in READERS])
 def test_whoever_reads_while_the_job_runs_finds_the_first_rows(
-    system: System, monkeypatch: pytest.MonkeyPatch, suffix: str, name: str, read: Read
+    client: Client, out: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, name: str, read: Read
 ) -> None:
     monkeypatch.setattr("tasks.outputs.zarr.ZARR_BLOCK_BYTES", 4_096)
-    data, output = rows_with(), system.folder / "out" / f"{name}{suffix}"
+    data, output = rows_with(), out / f"{name}{suffix}"
     over, found, seen = threading.Event(), list[BaseException](), [0]
 
     def look() -> None:
@@ -105,20 +100,17 @@ def test_whoever_reads_while_the_job_runs_finds_the_first_rows(
         except BaseException as error:
             found.append(error)
 
-    write = Sink.write
-
     def waits(sink: Sink, part: Part) -> None:
         """Until somebody has read more rows than so many, of which the sink takes note meanwhile."""
         if (least := {1_024: 0, 2_560: 1_024}.get(part.start)) is not None:
             wait_until(lambda: sink._sync() or seen[-1] > least or found, "somebody has looked")  # type: ignore[func-returns-value]
-        write(sink, part)
+        write_part(sink, part)
 
     monkeypatch.setattr(Sink, "write", waits)
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        with Client(system.url, settings=system.settings()) as client:
-            predict(client, "one", data, output, part_bytes=1, sync_seconds=0.0)
+        predict(client, "one", data, output, part_bytes=1, sync_seconds=0.0)
         wait_until(lambda: seen[-1] == ROWS or found, "somebody has seen all rows")
     finally:
         over.set()

@@ -19,8 +19,8 @@ from producer.sinks import FORMATS, open_sink
 from producer.sources import open_source
 from tasks.protocol.messages import FileRef, PayloadRef, RedisRef
 from tests.data_sets import KINDS, PIXELS, ROWS, expected_of, rows_of, write_parquet
+from tests.sink_outputs import NAMELESS, READERS
 from tests.systems import System
-from tests.unit.test_sinks_contract import NAMELESS, READERS
 
 CHUNK_ROWS = 16
 

@@ -17,8 +17,8 @@ from producer import Client
 from producer.sources import open_source
 from producer.sources.formats.split_source import SplitSource
 from tests.manifests import write_manifest
+from tests.split_files import ROWS, TABLE, WRITERS, parquet_files, partitioned
 from tests.systems import System, serving, shared_folders
-from tests.unit.test_split_reader import ROWS, TABLE, WRITERS, parquet_files, partitioned
 from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import InputError, UsageError
 

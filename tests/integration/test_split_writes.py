@@ -4,126 +4,31 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from producer import Client
-from producer.outputs.predict_to_sink import ending, predict_to_sink
-from producer.outputs.run_options import RunOptions, kept_columns
-from producer.outputs.summary import PredictionFailedError, Summary
+from producer.outputs.summary import PredictionFailedError
 from producer.rows.part import Part
-from producer.sinks import JournalHead, Sink, open_sink
-from producer.sources import open_source
+from producer.sinks import Sink
 from tasks.outputs.failed_mask import Fill
 from tasks.protocol.messages import OnError
-from tests.integration.test_damaged_data import limit_files
-from tests.manifests import write_manifest
+from tests.file_limits import limit_files
 from tests.output_sets import assert_nothing_beside, assert_same, begin_writing, names_in, read_folder
-from tests.systems import System, serving
+from tests.split_writes import CHUNK_ROWS, ROWS, predict, rows_with, stepped, stops, write_part, writing
+from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import CeleriacError, OutputError, UsageError
-
-ROWS = 3_000
-CHUNK_ROWS = 256
-# Rows of which column 0 is so, do so.
-RAISES, DROPPED = 1, 2
-
-STEPS = """
-import ml_dtypes
-import numpy as np
-
-
-def meet(rows):
-    if (rows[:, 0] == 1).any():
-        raise ValueError("a bad row")
-    return [None if row[0] == 2 else row for row in rows]
-
-
-def all_kinds(rows):
-    rows = np.asarray(rows)
-    return {
-        "double": rows * 2,
-        "matrix": rows[:, :6].reshape(-1, 2, 3).astype(np.int16),
-        "text": np.array([f"row {row[1]:.0f}" for row in rows], object),
-        "narrow": rows[:, 1].astype(ml_dtypes.bfloat16),
-        "flag": rows[:, 1] > 5,
-    }
-
-
-def one(rows):
-    return np.asarray(rows)[:, 1:4].copy()
-
-
-def bytes_of(rows):
-    return np.array([b"\\x00\\xff" * int(row[1] % 3) for row in rows], object)
-
-
-def unwritable(rows):
-    return np.asarray(rows).astype(np.complex64)
-"""
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("w")
-    (folder / "steps.py").write_text(STEPS)
-    (folder / "out").mkdir()
-    entries = {
-        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-        for name in ("all_kinds", "one", "bytes_of", "unwritable")
-    }
-    manifest = write_manifest(folder, entries)
-    with serving(folder, manifest, environ={"CELERIAC_OUTPUT_ROOTS": str(folder / "out")}) as system:
+    with writing(tmp_path_factory.mktemp("w"), stepped("all_kinds", "one", "bytes_of", "unwritable")) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings()) as client:
-        yield client
-
-
-@pytest.fixture
-def out(system: System, request: pytest.FixtureRequest) -> Path:
-    folder = system.folder / "out" / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    return folder
-
-
-def rows_with(raising: Any = (), dropped: Any = (), rows: int = ROWS) -> np.ndarray:
-    data = np.random.default_rng(5).random((rows, 8)).astype(np.float32) * 10
-    data[:, 0] = 0
-    data[list(raising), 0] = RAISES
-    data[list(dropped), 0] = DROPPED
-    return data
-
-
-def predict(
-    client: Client,
-    model: str,
-    data: Any,
-    output: Path | str,
-    *,
-    on_error: OnError = "raise",
-    in_parts: bool = True,
-    part_bytes: int = 40_000,
-    keep: Sequence[str] = (),
-    **opening: Any,
-) -> Summary:
-    source = open_source(data)
-    head = JournalHead(source={"name": "data"}, models=client.digests([model]), on_error=on_error, keep=keep)
-    sink = open_sink(output, source.rows, opening.pop("force", False), journal=head, in_parts=in_parts, **opening)
-    if sink.folder:
-        sink.folder.part_bytes = part_bytes
-    run = RunOptions(chunk_rows=CHUNK_ROWS, quiet=True, keep=keep)
-    with ending(sink):
-        kept = kept_columns(source, run, [model], sink.path)
-        return predict_to_sink(client, [model], source, sink, head, run, kept)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".zarr"])
@@ -174,7 +79,7 @@ def test_marks_of_filled_rows_are_a_file_beside_arrays(
     data = rows_with([0, 700, *range(768, 1_024), 2_999], [1, 500, *range(1_280, 1_536)])
     folder, file = out / "set.npy", out / "file.npy"
     with monkeypatch.context() as patch:
-        patch.setattr(Sink, "write", _stops)
+        patch.setattr(Sink, "write", stops)
         with pytest.raises(PredictionFailedError):
             predict(client, "one", data, folder, on_error="fill", sync_seconds=0.0, part_bytes=5_000)
     summary = predict(client, "one", data, folder, on_error="fill", resume=True, part_bytes=5_000)
@@ -211,25 +116,12 @@ def test_no_rows_are_one_empty_file(client: Client, out: Path) -> None:
     assert_same(out / "set.parquet", out / "file.parquet")
 
 
-_write = Sink.write
-
-
-def _stops(sink: Sink, part: Part) -> None:
-    """Write about two thirds of the rows, and end when the first of the files that are due is there."""
-    folder = sink.folder
-    if part.stop > 2_000 and folder:
-        if folder.part_bytes < 10**6:
-            wait_until(lambda: folder.sync() or folder.files, "a file is merged")
-        raise OutputError("stopped")
-    _write(sink, part)
-
-
 def test_a_run_that_was_stopped_is_continued(client: Client, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = rows_with()
     folder, file = out / "set.parquet", out / "file.parquet"
     predict(client, "all_kinds", data, file, in_parts=False)
     with monkeypatch.context() as patch:
-        patch.setattr(Sink, "write", _stops)
+        patch.setattr(Sink, "write", stops)
         with pytest.raises(PredictionFailedError, match=r"rows are safe beside .*; continue with --resume"):
             predict(client, "all_kinds", data, folder, sync_seconds=0.0)
     assert (out / ".set.parquet.part").is_dir()
@@ -245,7 +137,7 @@ def test_a_run_that_was_stopped_is_continued(client: Client, out: Path, monkeypa
 def test_what_a_run_has_lost_is_told(client: Client, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = out / "set.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr(Sink, "write", _stops)
+        patch.setattr(Sink, "write", stops)
         with pytest.raises(PredictionFailedError):
             predict(client, "one", rows_with(), folder, part_bytes=10**9)
     part = next((out / ".set.parquet.part").rglob("0-*.part"))
@@ -348,7 +240,7 @@ def test_what_is_damaged_after_it_was_written_is_found(client: Client, out: Path
     folder = out / "set.parquet"
 
     def damages(sink: Sink, part: Part) -> None:
-        _write(sink, part)
+        write_part(sink, part)
         if sink.folder and part.start == CHUNK_ROWS and part.stored and part.stored.ref:
             path = Path(sink.folder.folder) / part.stored.ref.name
             path.write_bytes(path.read_bytes()[:-1] + b"?")

@@ -13,10 +13,9 @@ import pytest
 
 from producer import Client
 from producer.outputs.summary import PredictionFailedError
-from tests.integration.test_split_writes import STEPS, predict, rows_with
-from tests.manifests import write_manifest
 from tests.output_sets import assert_same
-from tests.systems import System, serving
+from tests.split_writes import predict, rows_with, stepped, writing
+from tests.systems import System
 
 UMOUNT = ["umount", "-l"]
 DISK_BYTES = 4 * 2**20
@@ -43,19 +42,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("f")
-    (folder / "steps.py").write_text(STEPS)
-    entry = {"path": "steps:all_kinds", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-    with serving(
-        folder, write_manifest(folder, {"all_kinds": entry}), environ={"CELERIAC_OUTPUT_ROOTS": str(disk)}
-    ) as system:
+    environ = {"CELERIAC_OUTPUT_ROOTS": str(disk)}
+    with writing(tmp_path_factory.mktemp("f"), stepped("all_kinds"), environ=environ) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings()) as client:
-        yield client
 
 
 class _Told(logging.Handler):

@@ -21,13 +21,11 @@ from producer.sources import open_source
 from producer.sources.formats.split_source import SplitSource
 from tasks.protocol.messages import OnError
 from tasks.protocol.split_ref import SplitRef, cut
-from tests.integration.test_split_writes import CHUNK_ROWS, _stops, predict
-from tests.manifests import write_manifest
 from tests.output_sets import assert_same, begin_writing, names_in, read_folder
-from tests.systems import System, serving, shared_folders
+from tests.split_writes import CHUNK_ROWS, ROWS, predict, stepped, stops, writing
+from tests.systems import System, shared_folders
 from worker_config.errors import UsageError
 
-ROWS = 3_000
 # Rows that fail and rows that are dropped, among them whole chunks.
 FAILED = {0, 700, *range(768, 1_024), 1_300, 2_999}
 DROPPED = {1, 500, *range(1_280, 1_300)}
@@ -76,27 +74,9 @@ def table(failed: Any = FAILED, dropped: Any = DROPPED) -> pa.Table:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("k")
-    (folder / "steps.py").write_text(STEPS)
-    (folder / "out").mkdir()
-    steps = {"batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-    entries = {name: {"path": f"steps:{name}", "columns": {"x": ["x"]}, **steps} for name in ("scores", "one")}
-    manifest = write_manifest(folder, {**entries, "length": "steps:length"})
-    environ = {**shared_folders(folder), "CELERIAC_OUTPUT_ROOTS": str(folder / "out")}
-    with serving(folder, manifest, environ=environ) as system:
+    entries = {**stepped("scores", "one", columns={"x": ["x"]}), "length": "steps:length"}
+    with writing(folder, entries, STEPS, shared_folders(folder)) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings(spool=system.folder / "spool")) as client:
-        yield client
-
-
-@pytest.fixture
-def out(system: System, request: pytest.FixtureRequest) -> Path:
-    folder = system.folder / "out" / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -192,7 +172,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_columns(
     options: dict[str, Any] = {"on_error": "fill", "keep": KEPT}
     predict(client, "scores", path, file, in_parts=False, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(Sink, "write", _stops)
+        patch.setattr(Sink, "write", stops)
         with pytest.raises(PredictionFailedError, match="rows are safe beside"):
             predict(client, "scores", path, folder, sync_seconds=0.0, **options)
     predict(client, "scores", path, folder, resume=True, **options)

@@ -16,10 +16,9 @@ from producer.rows.part import Part
 from producer.sinks import Sink
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import JournalHead
-from tests.integration.test_split_writes import CHUNK_ROWS, ROWS, STEPS, predict, rows_with
-from tests.manifests import write_manifest
 from tests.output_sets import assert_same
-from tests.systems import System, serving
+from tests.split_writes import CHUNK_ROWS, ROWS, predict, rows_with, stepped, writing
+from tests.systems import System
 from tests.waiting import wait_until
 
 # The journal knows the first of twelve chunks; the producer dies when it has the eighth.
@@ -29,26 +28,8 @@ RAISING, DROPPED = [300, *range(700, 720)], [5, 900, 901]
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("l")
-    (folder / "steps.py").write_text(STEPS)
-    (folder / "out").mkdir()
-    entry = {"path": "steps:all_kinds", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-    environ = {"CELERIAC_OUTPUT_ROOTS": str(folder / "out")}
-    with serving(folder, write_manifest(folder, {"all_kinds": entry}), environ=environ) as system:
+    with writing(tmp_path_factory.mktemp("l"), stepped("all_kinds")) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings()) as client:
-        yield client
-
-
-@pytest.fixture
-def out(system: System, request: pytest.FixtureRequest) -> Path:
-    folder = system.folder / "out" / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -171,15 +152,15 @@ def test_what_was_left_before_changes_were_accepted_does_not_count(
         raise Stops
 
     with monkeypatch.context() as patch:
-        patch.setattr("tests.integration.test_split_writes.JournalHead", other_data)
-        patch.setattr("tests.integration.test_split_writes.predict_to_sink", stops)
+        patch.setattr("tests.split_writes.JournalHead", other_data)
+        patch.setattr("tests.split_writes.predict_to_sink", stops)
         with pytest.raises(Stops):
             resume(client, data, folder, accept_changes=True)
         assert len(list((out / ".set.parquet.part").rglob("*.part"))) == 1
         for path, content in parts.items():  # late
             path.write_bytes(content)
     with monkeypatch.context() as patch:
-        patch.setattr("tests.integration.test_split_writes.JournalHead", other_data)
+        patch.setattr("tests.split_writes.JournalHead", other_data)
         summary = resume(client, data, folder)
     assert summary.ledger["resumed"] == CHUNK_ROWS
     check(client, data, folder, summary)

@@ -21,13 +21,11 @@ from producer.sinks.final_files import manifest_path
 from producer.sources import open_source
 from tasks.outputs.failed_mask import mask_path
 from tasks.protocol.messages import OnError
-from tests.integration.test_split_writes import predict
-from tests.manifests import write_manifest
 from tests.output_sets import assert_same, names_in, read_folder
-from tests.systems import System, serving
+from tests.split_writes import ROWS, predict, stepped, writing
+from tests.systems import System
 from worker_config.errors import OutputError
 
-ROWS = 3_000
 # Whole chunks at the beginning, in the middle and at the end, so that files lack all rows of these; and single rows.
 FAILED = [*range(300), 700, *range(768, 1_024), 1_300, *range(2_700, ROWS)]
 # Those that fail once more.
@@ -61,28 +59,9 @@ def one(numbers):
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("m")
-    (folder / "steps.py").write_text(STEPS)
     (folder / "bad").touch()
-    (folder / "out").mkdir()
-    entries = {
-        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet"} for name in ("kinds", "one")
-    }
-    manifest = write_manifest(folder, entries)
-    with serving(folder, manifest, environ={"CELERIAC_OUTPUT_ROOTS": str(folder / "out")}) as system:
+    with writing(folder, stepped("kinds", "one", drops_rows=False), STEPS) as system:
         yield system
-
-
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings()) as client:
-        yield client
-
-
-@pytest.fixture
-def out(system: System, request: pytest.FixtureRequest) -> Path:
-    folder = system.folder / "out" / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    return folder
 
 
 def data() -> Any:

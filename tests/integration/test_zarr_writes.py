@@ -22,11 +22,10 @@ from producer.sinks.final_files import manifest_path
 from producer.sources import from_batches
 from tasks.outputs import zarr as zarr_module
 from tasks.protocol.messages import OnError
-from tests.integration.test_split_writes import CHUNK_ROWS, STEPS, predict, rows_with
-from tests.manifests import write_manifest
 from tests.output_sets import assert_same, files_of
-from tests.systems import System, serving
-from tests.unit.test_sinks_contract import read_zarr
+from tests.sink_outputs import read_zarr
+from tests.split_writes import CHUNK_ROWS, STEPS, predict, rows_with, stepped, write_part, writing
+from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import OutputError
 
@@ -55,31 +54,15 @@ def odd_name(rows):
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp("w")
-    (folder / "steps.py").write_text(STEPS + MORE_STEPS)
-    (folder / "out").mkdir()
-    entries = {
-        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-        for name in ("all_kinds", "one", "bytes_of", "zeros", "empty", "odd_name")
-    }
-    manifest = write_manifest(folder, entries)
-    with serving(folder, manifest, environ={"CELERIAC_OUTPUT_ROOTS": str(folder / "out")}) as system:
+    models = stepped("all_kinds", "one", "bytes_of", "zeros", "empty", "odd_name")
+    with writing(tmp_path_factory.mktemp("w"), models, STEPS + MORE_STEPS) as system:
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings()) as client:
-        yield client
-
-
-@pytest.fixture
-def out(system: System, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_module, "ZARR_CHUNK_BYTES", CHUNK_BYTES)
     monkeypatch.setattr(zarr_module, "ZARR_BLOCK_BYTES", 16_384)
-    folder = system.folder / "out" / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    return folder
 
 
 @contextmanager
@@ -163,9 +146,6 @@ def test_what_zarr_does_not_hold_ends_the_job(client: Client, out: Path, model: 
         assert "/proc/" not in str(raised.value)
 
 
-_write = Sink.write
-
-
 @pytest.mark.parametrize("blocks", [0, 1, 9])
 def test_a_run_that_was_stopped_is_continued(
     client: Client, out: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
@@ -177,7 +157,7 @@ def test_a_run_that_was_stopped_is_continued(
         if folder and part.stop > blocks * BLOCK_ROWS + CHUNK_ROWS:
             wait_until(lambda: folder.sync() or sum(one.rows for one in folder.files) >= blocks * BLOCK_ROWS, "merged")
             raise OutputError("stopped")
-        _write(sink, part)
+        write_part(sink, part)
 
     data = rows_with([200], dropped=range(300, 333))
     whole, store = out / "file.zarr", out / "set.zarr"

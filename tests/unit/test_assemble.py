@@ -15,7 +15,7 @@ from producer.rows.assemble import Join, ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.sinks import open_sink
 from tests.parts import split
-from tests.unit.test_sinks_contract import READERS
+from tests.sink_outputs import READERS
 from worker_config.errors import CeleriacError, MessageError
 
 

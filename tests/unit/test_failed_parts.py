@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +14,9 @@ from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import close_gaps
 from producer.rows.part import Part
 from tasks.protocol.messages import OnError
-from tests.failed_rows import kept, parts_with_failures, pick, record
+from tests.failed_rows import POLICIES, kept, parts_with_failures, pick, record
 from worker_config.errors import MessageError
 
-POLICIES = [policy for policy in get_args(OnError) if policy != "raise"]
 ROWS = 23
 
 

@@ -24,7 +24,7 @@ from tasks.protocol.split_ref import FileSpan, FormatName, SplitRef
 from tasks.protocol.unfed_rows import without_unfed
 from tasks.telemetry.stopwatch import Stopwatch
 from tests.forms import LONG
-from tests.unit.test_split_reader import ROWS, WRITERS, opened, whole_ref
+from tests.split_files import ROWS, WRITERS, opened, whole_ref
 from worker_config.errors import CeleriacError
 
 MOST_SECONDS = 5

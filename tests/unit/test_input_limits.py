@@ -26,7 +26,7 @@ import zstandard
 from producer.sources import open_parquet, open_source
 from tasks.datasets.formats.parquet_pages import page_sizes
 from tasks.datasets.input_limit import InputLimit
-from tests.unit.test_sources_tfrecord import masked, tfrecord
+from tests.tfrecords import masked, tfrecord
 from worker_config.errors import InputError
 
 LIMIT_MIB = 8

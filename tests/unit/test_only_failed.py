@@ -36,9 +36,8 @@ from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.outputs.widen import wide_dtype
 from tasks.protocol.dtypes import json_filler
 from tasks.protocol.messages import Differed, FailureRecord, OnError
-from tests.failed_rows import filled, kept, parts_with_failures, pick, record, rows_of, take_marks
-from tests.unit.test_failed_parts import POLICIES
-from tests.unit.test_sinks_contract import READERS, leaves
+from tests.failed_rows import POLICIES, filled, kept, parts_with_failures, pick, record, rows_of, take_marks
+from tests.sink_outputs import READERS, leaves
 from worker_config.errors import CeleriacError, InputError, JobCancelledError, ModelError, OutputError, RowsFailedError
 
 ROWS = 40

@@ -1,11 +1,8 @@
 """Outputs on disk: complete under the final name, or not there at all."""
 
 import os
-import resource
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +17,7 @@ from producer.rows.part import Part
 from producer.sinks import open_sink
 from producer.sinks.mending.read_back import OutputReader
 from tasks.protocol.messages import FailureRecord
+from tests.file_limits import files_limited_to
 from tests.parts import split
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
@@ -33,17 +31,6 @@ def write(path: Path, outputs: Any, rows: int, force: bool = False) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Let the system refuse larger files, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from tasks.protocol.messages import FailureRecord
-from tests.unit.test_sinks_contract import MODELS, READERS, ROWS, leaves, parts_of
+from tests.sink_outputs import MODELS, READERS, ROWS, leaves, parts_of
 from worker_config.errors import MessageError, OutputError
 
 HEAD = JournalHead({"path": "rows.npy"}, {"digits": "9f3c", "letters": "77aa", "words": "12bc"})

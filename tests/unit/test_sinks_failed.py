@@ -22,9 +22,8 @@ from producer.sinks import FORMATS, JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
 from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.protocol.messages import OnError
-from tests.failed_rows import good_rows, kept, parts_with_failures, record, rows_of, take_marks
-from tests.unit.test_failed_parts import POLICIES
-from tests.unit.test_sinks_contract import READERS, ROWS, leaves, names
+from tests.failed_rows import POLICIES, good_rows, kept, parts_with_failures, record, rows_of, take_marks
+from tests.sink_outputs import READERS, ROWS, leaves, names
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
 FAILED = {0, 6, 7, 10, 11, 12, 13, 14, 22}

@@ -19,7 +19,7 @@ from producer.rows.part import Part
 from producer.sinks import open_sink
 from tasks.outputs import arrow as arrow_module
 from tasks.outputs import zarr as zarr_module
-from tests.unit.test_sinks_contract import BARE, BYTES, MODELS, ROWS, assert_holds, names, parts_of, read_parquet, write
+from tests.sink_outputs import BARE, BYTES, MODELS, ROWS, assert_holds, names, parts_of, read_parquet, write
 from worker_config.errors import ConfigError, OutputError
 
 

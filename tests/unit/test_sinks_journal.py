@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, open_sink
 from producer.sinks.journal import journal_path
-from tests.unit.test_sinks import files_limited_to
-from tests.unit.test_sinks_contract import ROWS, TEXTS, assert_holds, names, parts_of
+from tests.file_limits import files_limited_to
+from tests.sink_outputs import ROWS, TEXTS, assert_holds, names, parts_of
 from worker_config.errors import CeleriacError, OutputError
 
 HEAD = JournalHead({"path": "rows.npy", "size": 4711}, {"digits": "9f3c"})

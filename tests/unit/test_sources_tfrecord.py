@@ -1,33 +1,20 @@
 """TFRecord files as a data set."""
 
 import gzip
-import struct
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import pytest
 
 from producer.rows.readers import BatchReader
 from producer.sources import open_tfrecord
+from tests.tfrecords import tfrecord
 from worker_config.errors import InputError
 
 RECORDS = [b"first", b"", b"\0third\0", b"x" * 1000]
 
 # As TensorFlow writes the records b"a" and b"" (tf.io.TFRecordWriter).
 FROM_TENSORFLOW = bytes.fromhex("01000000000000000175de4161786ee428000000000000000029039807d8ea82a2")
-
-
-def masked(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def tfrecord(records: list[bytes]) -> bytes:
-    lengths = [struct.pack("<Q", len(record)) for record in records]
-    return b"".join(
-        length + masked(length) + record + masked(record) for length, record in zip(lengths, records, strict=True)
-    )
 
 
 def rows_of(source: BatchReader) -> list[bytes]:

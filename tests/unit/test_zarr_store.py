@@ -21,7 +21,7 @@ from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import OutputTarget
 from tasks.outputs.zarr import ZarrWriter
 from tests.output_sets import files_of
-from tests.unit.test_sinks_contract import read_zarr
+from tests.sink_outputs import read_zarr
 from worker_config.errors import OutputError
 
 BLOCK_ROWS, ROWS = 16, 39
