@@ -67,10 +67,11 @@ def test_a_storm_of_kills_leaves_no_trace_in_the_output(
 
     ride_out(arena, seed, celeriac, words, lambda: _safe_rows(output), look, [lambda *_: store.restart()])
     _check_nothing_beside(output)
-    (tmp_path / "out").mkdir()
+    fetched = tmp_path / "out.parquet"
+    fetched.mkdir()
     for name, data in _objects(output).items():
-        (tmp_path / "out" / name).write_bytes(data)
-    check_readers(tmp_path / "out", expected)
+        (fetched / name).write_bytes(data)
+    check_readers(fetched, expected)
 
 
 def _objects(output: ObjectUrl) -> dict[str, bytes]:
