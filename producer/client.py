@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal, Unpack, overload
 
 from producer.detached.detached_job import DetachedJob
+from producer.detached.named import find_left
 from producer.detached.submit import check_can_be_left, leave
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_job, make_spec, rows_of, stream_of
@@ -245,18 +246,15 @@ class Client(OutputClient):
             ttl_seconds=ttl_seconds,
             job=job,
         )
+        if detach and job and (left := find_left(self._settings, job, data, names)):
+            return left
         spec, source = self._spec_of(names, open_source(data), options)
         if detach:
             return leave(self._settings_of(options), source, spec, data)
         return self._start(spec, *rows_of(spec, source))
 
     def describe(self, models: ModelNames) -> list[ModelInfo]:
-        """What is known of the models, in the versions that a job would get now.
-
-        Raises:
-            UnknownModelError, NoWorkerError: no worker holds the models.
-            BrokerError: Redis cannot be reached.
-        """
+        """What is known of the models, in the versions that a job would get now; raises as `submit` does."""
         return self._find(check_names(models))[0]
 
     def try_out(self, models: ModelNames, data: object, options: JobOptions | None = None) -> Preflight:

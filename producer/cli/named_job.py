@@ -24,13 +24,13 @@ from producer.cli.viewing import viewing
 from producer.cli.watch import LOOK_SECONDS, JobScreen
 from producer.job.job import Job
 from producer.outputs.fetch_to_output import NotWaitedForError
-from producer.outputs.sidecar_files import RunRecord, is_told_of, read_beside
+from producer.outputs.sidecar_files import RunRecord, is_told_of, ledger_of_whole
 from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records import job_store
 from producer.records.job_names import Ended, Work
 from producer.records.name_claim import NameClaim
 from producer.scheduling import redis_backoff
-from producer.sinks import JournalHead, is_there, is_unfinished
+from producer.sinks import JournalHead, is_there
 from producer.sinks.changes import differences
 from tasks.protocol.messages import from_json
 from tasks.transport.connection import broker_errors, connect
@@ -145,12 +145,12 @@ class NamedJob:
     def _done(self) -> Summary | None:
         """What an earlier run has done, all of it; None where there is something to do."""
         path = self.output
-        if is_unfinished(path) or not is_there(path):
-            return None
         try:
-            ledger, _ = read_beside(path)
+            ledger = ledger_of_whole(path)
         except OutputError as error:
             raise OutputError(f"{path}: exists, and not as the output of job {self.name!r}: {error}") from None
+        if ledger is None:
+            return None
         work = self.work
         del work["output"]
         if changes := differences({name: getattr(ledger, name) for name in work}, work):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from producer.cli.named_job import NamedJob
 from producer.cli.request import PredictRequest, open_data, open_system
+from producer.cli.terminal import say
 from producer.job.job import Job
 from producer.outputs.only_failed import finished_output, predict_failed
 from producer.outputs.output_run import OutputRun
+from producer.outputs.sidecar_files import ledger_of_whole
 from producer.outputs.summary import Summary
 from producer.sinks import JournalHead, output_path
-from worker_config.errors import UsageError
+from worker_config.errors import OutputError, UsageError
 
 
 def predict_to_output(
@@ -49,7 +52,11 @@ def predict_to_output(
         force=force or request.job is not None,
     )
     kept = run.check()
-    with open_system(request) as system:
+    done = None
+    if request.job and not force:
+        with suppress(OutputError):  # which is told once it is known whether another process writes it
+            done = ledger_of_whole(output_path(output))
+    with open_system(request, done) as system:
         head = run.head(system.held)
         if request.job is None:
             return run.write(head, kept, system.start)
@@ -66,7 +73,10 @@ def predict_to_output(
             accept_changes=accept_changes,
             quiet=request.run.quiet,
         )
-        return named.run_once(run_named)
+        summary = named.run_once(run_named)
+        if system.done:
+            say("celeriac: no worker holds the models: whether they have changed since is not known")
+        return summary
 
 
 def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes: bool = False) -> Summary:

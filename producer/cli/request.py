@@ -18,9 +18,11 @@ from producer.embedded import local
 from producer.outputs.open_input import open_input
 from producer.outputs.output_run import HeldModels
 from producer.outputs.run_options import RunOptions
+from producer.outputs.sidecar_files import OutputLedger
 from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source
 from tasks.protocol.messages import OnError
+from worker_config.errors import NoWorkerError, UnknownModelError
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class PredictRequest:
 class System:
     """Who runs a request: the client of its broker, or an embedded system, which is started as late as can be.
 
-    `held` are the models as the workers hold them or will.
+    `held` are the models as the workers hold them or will; where no worker is up to tell, as of `done`, the ledger of
+    an output.
     """
 
     request: PredictRequest
     client: Client | None
     held: HeldModels
+    done: OutputLedger | None = None
 
     def start(self) -> AbstractContextManager[Client]:
         """The client; with it the embedded system ends."""
@@ -72,15 +76,31 @@ class System:
 
 
 @contextmanager
-def open_system(request: PredictRequest) -> Iterator[System]:
-    """Look for the models, with the workers or in the manifest; nothing is started yet."""
+def open_system(request: PredictRequest, done: OutputLedger | None = None) -> Iterator[System]:
+    """Look for the models, with the workers or in the manifest; nothing is started yet.
+
+    Of a job that may be `done`, by the ledger of its output, no worker is waited for.
+    """
     with request.connect() if request.broker_url else nullcontext() as client:
         names, manifest = request.models, request.manifest
-        if client:
-            held = HeldModels.of(client.describe(names))
-        else:
+        if client is None:
             held = HeldModels(*model_digests(names, manifest), not_independent(names, manifest))
+        elif done and done.models.keys() == set(names) and not _are_held(request):
+            yield System(request, client, HeldModels(done.models, done.sources, names if done.chunk_rows else []), done)
+            return
+        else:
+            held = HeldModels.of(client.describe(names))
         yield System(request, client, held)
+
+
+def _are_held(request: PredictRequest) -> bool:
+    """Whether a worker holds the models at this moment."""
+    with Client(request.broker_url, worker_timeout_seconds=0) as client:
+        try:
+            client.describe(request.models)
+        except (NoWorkerError, UnknownModelError):
+            return False
+    return True
 
 
 def open_data(request: PredictRequest) -> tuple[Source | BatchSource, dict[str, JsonValue]]:

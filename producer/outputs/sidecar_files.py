@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from producer.sinks import is_there, is_unfinished
 from producer.sinks.output_place import place_of
 from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.outputs.temp_paths import one_line_errors
@@ -124,3 +125,8 @@ def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
             "predict all rows again with --force"
         )
     return ledger, records
+
+
+def ledger_of_whole(path: Path) -> OutputLedger | None:
+    """The ledger of an output; None where there is none that is whole; raises OutputError as `read_beside`."""
+    return None if is_unfinished(path) or not is_there(path) else read_beside(path)[0]
