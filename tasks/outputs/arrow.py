@@ -240,5 +240,8 @@ def _column(arrow: Any, array: Array, column_type: Any) -> Any:
         value_type = column_type.value_type if array.ndim > 1 else column_type
         values = arrow.array(flat.tolist(), value_type)
     else:
-        values = arrow.array(flat.astype(flat.dtype.newbyteorder("="), order="C", copy=False))
+        flat = flat.astype(flat.dtype.newbyteorder("="), order="C", copy=False)
+        if isinstance(flat, np.ma.MaskedArray):  # below a null stands whatever was read beside it
+            flat = np.ma.array(flat.filled(0), mask=flat.mask)
+        values = arrow.array(flat)
     return arrow.FixedSizeListArray.from_arrays(values, type=column_type) if array.ndim > 1 else values

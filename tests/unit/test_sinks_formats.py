@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zarr
@@ -216,3 +217,23 @@ def test_a_part_larger_than_a_row_group_is_cut(tmp_path: Path, monkeypatch: pyte
         sink.commit()
 
     assert pyarrow.parquet.read_metadata(tmp_path / "out.parquet").num_row_groups > 10
+
+
+@pytest.mark.parametrize("suffix", [".feather", ".parquet"])
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+@pytest.mark.parametrize("dtype", ["int16", ">f4", "float64", "bool"])
+def test_a_file_has_zeros_below_its_nulls(tmp_path: Path, suffix: str, shape: tuple[int, ...], dtype: str) -> None:
+    nulls = np.broadcast_to((np.arange(ROWS) % 3 == 1).reshape(-1, *[1] * len(shape)), (ROWS, *shape))
+    values = np.ones((ROWS, *shape), dtype)
+    written = []
+    for below in (1, 0):
+        path = tmp_path / f"{below}{suffix}"
+        write(path, {"n": np.ma.array(np.where(nulls, np.array(below, dtype), values), mask=nulls)}, ROWS)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    if suffix == ".feather":
+        column = pyarrow.feather.read_table(tmp_path / f"1{suffix}")["n"].combine_chunks()
+        flat = column.flatten() if shape else column
+        assert flat.null_count == nulls.sum()
+        below_nulls = pyarrow.Array.from_buffers(flat.type, len(flat), [None, flat.buffers()[1]]).to_numpy(False)
+        np.testing.assert_array_equal(below_nulls, np.where(nulls, 0, values).ravel())
