@@ -22,7 +22,7 @@ from tasks.models.batches import run_batches
 from tasks.models.error_text import telling_line
 from tasks.protocol.codec import Key, columns_of, leaves_of, tree_like, tree_of
 from tasks.protocol.records import ModelInfo
-from tasks.protocol.signature import Arrays, Rows
+from tasks.protocol.signature import Arrays, Rows, like_it, listed_names
 from worker_config.errors import InputError, ModelError, RowCountError
 from worker_config.manifest import ModelEntry
 
@@ -169,7 +169,18 @@ def _call(step: Step, value: Any, what: str) -> Any:
     try:
         return step(value)
     except Exception as error:
-        raise ModelError(f"{what} raised {type(error).__name__}: {telling_line(error)}") from error
+        told = f"{what} raised {type(error).__name__}: {telling_line(error)}{_no_column(error, value)}"
+        raise ModelError(told) from error
+
+
+def _no_column(error: Exception, value: Any) -> str:
+    """Which columns the function is given, where it has asked for another one."""
+    if not isinstance(error, KeyError) or not isinstance(value, dict) or not all(isinstance(one, str) for one in value):
+        return ""
+    name = error.args[0] if error.args else None
+    if not isinstance(name, str) or name in value:
+        return ""
+    return f"; it is given the columns {listed_names(value)}{like_it(name, value)}"
 
 
 def _column(value: Any, what: str) -> Any:

@@ -58,7 +58,7 @@ def named(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool
             return dict(zip(names, rows.values(), strict=True))
         if not set(names) <= set(rows):
             raise InputError(
-                f"model {model} has the inputs {_listed(names)}; the data set has {_listed(rows)}"
+                f"model {model} has the inputs {listed_names(names)}; the data set has {listed_names(rows)}"
                 f"{_lacking(rows, inputs)}; name columns as the inputs, or say which they are in the manifest: "
                 f'columns = {{{names[0]} = ["NAME", ...]}}'
             )
@@ -67,7 +67,7 @@ def named(rows: Rows, inputs: Sequence[TensorSpec], model: str, *, ordered: bool
     if len(arrays) != len(names):
         count = "one array" if len(arrays) == 1 else f"{len(arrays)} arrays"
         by_name = "; give a dict of arrays by these names" if len(names) > 1 else ""
-        raise InputError(f"model {model} has the inputs {_listed(names)}; the data set is {count}{by_name}")
+        raise InputError(f"model {model} has the inputs {listed_names(names)}; the data set is {count}{by_name}")
     if not ordered and len(names) > 1:
         names = _by_form(arrays, inputs, model)
     return dict(zip(names, arrays, strict=True))
@@ -99,7 +99,7 @@ def _by_form(arrays: Sequence[np.ndarray[Any, Any]], inputs: Sequence[TensorSpec
             )
     for number, names in enumerate(fitting):
         if len(names) > 1:
-            listed = f"{_listed(names[:-1])} as well as {names[-1]!r}"
+            listed = f"{listed_names(names[:-1])} as well as {names[-1]!r}"
             every = ", ".join(f'"{spec.name}"' for spec in inputs)
             raise InputError(
                 f"model {model} keeps no order of its inputs, and array {number} of the tuple fits {listed}; give a "
@@ -142,24 +142,32 @@ def _fit_one(given: np.ndarray[Any, Any], spec: TensorSpec, model: str, *, value
     if array.dtype == dtype:
         return array
     if not can_cast(array.dtype, dtype):
-        given_dtype = "text (object)" if array.dtype.hasobject else array.dtype
-        raise InputError(f"model {model}: input {spec}; the data set is {given_dtype}, which does not convert")
+        is_text = array.dtype.hasobject
+        given_dtype = "text (object)" if is_text else array.dtype
+        remedy = "; convert it to numbers first (dates and times come as text)" if is_text else ""
+        raise InputError(f"model {model}: input {spec}; the data set is {given_dtype}, which does not convert{remedy}")
     return cast(array, dtype, f"model {model}: input {spec}; the data set") if values else array
 
 
 def _lacking(rows: Iterable[str], inputs: Sequence[TensorSpec]) -> str:
     """Which input has no column, and what may have been meant."""
     known = list(rows)
-    by_case = {name.casefold(): name for name in known}
     lacking = next(spec for spec in inputs if spec.name not in known)
-    close = difflib.get_close_matches(lacking.name.casefold(), by_case, n=1, cutoff=0.6)
-    meant = f" ({by_case[close[0]]!r} is like it)" if close else ""
+    meant = like_it(lacking.name, known)
     if len(inputs) == 1 and len(lacking.shape) == 2 and (lacking.shape[1] or 0) > 1:
         meant += f", nor {lacking.shape[1]} columns of numbers, which would be taken side by side"
     return f", and no column {lacking.name!r}{meant}"
 
 
-def _listed(names: Iterable[str]) -> str:
+def like_it(name: str, columns: Iterable[str]) -> str:
+    """Which column may have been meant by a name that none has; empty where none is like it."""
+    by_case = {column.casefold(): column for column in columns}
+    close = difflib.get_close_matches(name.casefold(), by_case, n=1, cutoff=0.6)
+    return f" ({by_case[close[0]]!r} is like it)" if close else ""
+
+
+def listed_names(names: Iterable[str]) -> str:
+    """Names in an error's text."""
     known = [repr(name) for name in names]
     more = len(known) - MOST_NAMED
     return ", ".join(known[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -10,6 +10,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 
 from tests.held import held_child, holding, write_held_models
+from tests.systems import RedisServer
 from tests.waiting import wait_until
 
 START = """
@@ -100,3 +101,20 @@ def test_a_cell_that_fails_shows_a_line_and_costs_no_client(kernel: Kernel) -> N
         "local({'m': {'path': 'm.keras', 'preprocess': own}})"
     )
     assert kernel.run("(await client.submit('held', rows)).ravel().tolist()") == "[2.0, -2.0, 4.0]"
+
+
+def test_without_a_worker_or_a_broker_a_line_says_what_to_start(kernel: Kernel) -> None:
+    assert kernel.run("from producer import Client\nClient()").splitlines() == [
+        "ConfigError: no broker; give Client a URL or set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0; "
+        "producer.local() needs none",
+        "  line 2: Client()",
+    ]
+    server = RedisServer(kernel.folder).start()
+    try:
+        cell = f"Client({server.url!r}, worker_timeout_seconds=0).predict('held', rows)"
+        error, line = kernel.run(cell).splitlines()
+    finally:
+        server.stop()
+    start = "start one with `celeriac worker` (or `celery -A tasks worker`)"
+    assert error.startswith(f"NoWorkerError: no worker is up; {start}; looked at "), error
+    assert line == f"  line 1: {cell}"
