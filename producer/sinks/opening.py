@@ -22,8 +22,6 @@ from worker_config.object_urls import WEB, is_url, object_url
 
 # The endings of a name that say what is written.
 FORMATS = tuple(WRITERS)
-# Of those of folders, the ones that may be behind URLs.
-_IN_OBJECTS = tuple(suffix for suffix in IN_PARTS if suffix != ".zarr")
 
 
 def open_sink(
@@ -158,18 +156,13 @@ def can_drop(path: Path) -> bool:
 def _writer(target: OutputTarget, in_parts: bool = False, token: str = "") -> Writer:
     suffix = target.path.suffix.lower()
     if in_parts:
-        if is_url(target.path) and suffix == ".zarr":
-            raise OutputError(
-                f"{target.path}/: a Zarr store is not written to a store of objects; use {' or '.join(_IN_OBJECTS)}, "
-                "or write it to a folder and copy it there"
-            )
         if suffix in IN_PARTS:
             return FolderWriter(target, token)
         raise OutputError(f"{target.path}/: a folder of such files cannot be written; use {' or '.join(IN_PARTS)}")
     if is_url(target.path):
         raise OutputError(
             f"{target.path}: one object is not written, but a folder of them, by workers: end it with a / "
-            f"({', '.join(_IN_OBJECTS)}), or write a file and copy it there"
+            f"({', '.join(IN_PARTS)}), or write a file and copy it there"
         )
     make = WRITERS.get(suffix)
     if make is None:

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TypeAlias
 from tasks.outputs.temp_paths import OutputTarget, check_parent, sync_folder
 from tasks.storage import objects
 from tasks.transport.output_folder import no_space, open_output_folder
-from tasks.transport.output_objects import WANTED, as_output_errors
+from tasks.transport.output_objects import WANTED, as_output_errors, delete_all
 from worker_config.errors import ObjectMissingError, OutputError
 from worker_config.files import is_full, write_whole
 from worker_config.object_urls import ObjectUrl, is_url, object_url
@@ -124,8 +125,14 @@ class ObjectPlace:
             objects.put(self._working / token / WANTED, b"by its producer")
 
     def written(self, token: str) -> dict[str, int]:
-        """The bytes of each object that workers have written."""
-        return {name: size for name, size in _sizes(self._working / token).items() if name != WANTED}
+        """The bytes of each object that workers have written, or of all in a folder in place of one, if it is whole."""
+        written, whole = defaultdict[str, int](int), set[str]()
+        for name, size in _sizes(self._working / token).items():
+            top, _, inside = name.partition("/")
+            written[top] += size
+            if "/" not in inside:  # see `delete_folder`
+                whole.add(top)
+        return {name: size for name, size in written.items() if name in whole - {WANTED}}
 
     def named(self) -> dict[str, int]:
         """The bytes of each object that has its name, or of whatever else is beneath it."""
@@ -153,7 +160,7 @@ class ObjectPlace:
     def remove_written(self, token: str, names: Collection[str]) -> None:
         """Delete objects that do not count, if they can be."""
         with suppress(OutputError), as_output_errors():
-            objects.delete([self._working / token / name for name in names])
+            delete_all([self._working / token / name for name in names])
 
     def write_beside(self, suffix: str, data: bytes) -> None:
         """Write an object beside the output."""

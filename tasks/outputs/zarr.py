@@ -70,7 +70,12 @@ def _row_bytes(spec: RowSpec) -> int:
 def check_replaceable(path: Path) -> None:
     """Raise OutputError unless what has the name of a store is one, or an empty folder."""
     if not path.is_dir() or (any(path.iterdir()) and not has_metadata(path)):
-        raise OutputError(f"{path}: exists and is no Zarr store; choose another name")
+        raise not_a_store(path)
+
+
+def not_a_store(path: object) -> OutputError:
+    """What has the name of a store is something else."""
+    return OutputError(f"{path}: exists and is no Zarr store; choose another name")
 
 
 class _Column:

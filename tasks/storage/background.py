@@ -1,11 +1,11 @@
-"""What waits for a store --done by threads of this process, a few at once--> a future of its result."""
+"""What waits for a store --done by threads of this process, a few at once--> a future of its result, or its end."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -37,6 +37,18 @@ def begin(task: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
     _start(_do, future, task)
     return future
+
+
+def at_once(tasks: Iterable[Callable[[], object]]) -> None:
+    """Have tasks done, a few at once; raises what one of them did, when none is done any more."""
+    with ThreadPoolExecutor(_THREADS, "at-once") as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def fetch(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> Future[memoryview]:

@@ -12,18 +12,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
 from tasks.protocol.seal import Parts
 from tasks.storage import objects
+from tasks.storage.background import at_once
 from tasks.transport import run_folder
 from worker_config.errors import ConfigError, ObjectChangedError, ObjectError, ObjectMissingError, OutputError
 from worker_config.object_urls import ObjectUrl, is_beneath_any, is_url, object_url
 
 # Before the name of a folder of this machine in which one file is made; those of children that were killed go later.
 _PREFIX = "celeriac-output-"
+# Formats whose file is a folder of files.
+_FOLDERS = (".zarr",)
 # The object that says so, and for how long a worker that has seen it does not look again.
 WANTED = "wanted"
 _SEEN_SECONDS = 10.0
@@ -61,13 +65,19 @@ class OutputObjects:
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
-        """Where a library makes a file, which is the object of this name after a block that ends well."""
+        """Where a library makes a file, which is the object of this name after a block that ends well.
+
+        The files of a folder in place of one are objects beneath the name; those directly in it come last.
+        """
         folder = run_folder.make(_PREFIX)
         try:
-            yield folder / name
+            yield (path := folder / name)
             self._check_wanted()
             with as_output_errors():
-                objects.put(self._url / name, folder / name)
+                if path.is_dir():
+                    self._put_folder(name, path)
+                else:
+                    objects.put(self._url / name, path)
         finally:
             run_folder.remove(folder)
 
@@ -88,7 +98,13 @@ class OutputObjects:
     def remove(self, names: Iterable[str]) -> None:
         """Delete objects, if they are there and can be deleted without a wait."""
         with suppress(OutputError), as_output_errors():
-            objects.delete([self._url / name for name in names], waits=False)
+            delete_all([self._url / name for name in names], waits=False)
+
+    def _put_folder(self, name: str, folder: Path) -> None:
+        files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        for is_top in (False, True):
+            some = [file for file in files if (len(file.parts) == 1) == is_top]
+            at_once([partial(objects.put, self._url / name / file.as_posix(), folder / file) for file in some])
 
     def _check_wanted(self) -> None:
         """Raise OutputError for a message that comes after the end of its job, or from a producer of another store."""
@@ -114,6 +130,21 @@ def output_objects(path: str, roots: Sequence[object]) -> OutputObjects:
     if not is_beneath_any(path, [root for root in roots if isinstance(root, str | ObjectUrl) and is_url(root)]):
         raise OutputError(f"{path} is not under a URL of CELERIAC_OUTPUT_ROOTS on this worker")
     return OutputObjects(object_url(path))
+
+
+def delete_all(urls: Sequence[ObjectUrl], *, waits: bool = True) -> None:
+    """Delete objects, of formats that have a folder in place of one all that is beneath the name."""
+    objects.delete([url for url in urls if url.suffix not in _FOLDERS], waits=waits)
+    for url in urls:
+        if url.suffix in _FOLDERS:
+            delete_folder(url, waits=waits)
+
+
+def delete_folder(url: ObjectUrl, *, waits: bool = True) -> None:
+    """Delete all that is beneath a URL, what is directly in it first: a folder without such is not whole any more."""
+    found, depth = [one for one, _ in objects.list_objects(url)], url.key.count("/") + 1
+    for is_top in (True, False):
+        objects.delete([one for one in found if (one.key.count("/") == depth) == is_top], waits=waits)
 
 
 @contextmanager

@@ -333,7 +333,6 @@ def _as_user(store: ObjectStore, user: str) -> Iterator[None]:
     [
         ("s3://rows/x.npy", False, "one object is not written, but a folder of them, by workers: end it with a /"),
         ("https://host/x.npy", True, "web servers are not written to; use a store of objects"),
-        ("s3://rows/x.zarr", True, "a Zarr store is not written to a store of objects; use .parquet or"),
         ("s3://rows/x.npz", True, "a folder of such files cannot be written; use .parquet"),
         ("s3://rows/outputs/../x.npy", True, "has a segment that is empty"),
         ("s3://key:secret@rows/x.npy", True, "credentials come from each machine's environment"),
