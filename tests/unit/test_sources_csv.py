@@ -81,6 +81,7 @@ def test_columns_are_chosen_and_those_without_a_name_have_their_place(tmp_path: 
     assert list(columns(path)) == ["column0", "p0", "p1"]
     assert list(columns(path, columns=["p1", "column0"])) == ["p1", "column0"]
     assert list(columns(path, columns=["p0..p1"])) == ["p0", "p1"]
+    assert list(columns(path, columns="p0..p1")) == ["p0", "p1"]
 
 
 def test_a_file_of_names_alone_has_no_rows(tmp_path: Path) -> None:

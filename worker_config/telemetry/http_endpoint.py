@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker_config.errors import ConfigError
@@ -55,7 +54,8 @@ class HttpEndpoint:
         except ImportError:
             raise ConfigError("metrics need the library prometheus_client: pip install 'celeriac[metrics]'") from None
         registry = CollectorRegistry()
-        registry.register(SimpleNamespace(collect=collect))
+        self.collect = collect  # which the registry asks for
+        registry.register(self)
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except (OSError, OverflowError) as error:

@@ -57,7 +57,8 @@ def open_csv(path: str | Path, columns: Sequence[str] | None = None) -> BatchRea
             raise missing_column(missing[0].file.path, name, missing[0].names)
         known = [file.kinds[name] for file in files if name in file.kinds]
         kinds[name] = next((kind for kind in _TYPES if known and all(kind in one for one in known)), TEXT)
-    return _reader(Path(path).name, files, kinds, list(kinds) if columns is None else expanded(columns))
+    names = list(kinds) if columns is None else expanded([columns] if isinstance(columns, str) else columns)
+    return _reader(Path(path).name, files, kinds, names)
 
 
 def _reader(label: str, files: list[_CsvFile], kinds: dict[str, str], names: Sequence[str]) -> BatchReader:
