@@ -81,8 +81,6 @@ def find_left(settings: Settings, name: str, data: object, models: Sequence[str]
             work = {"source": dict(source), "models": known, "output": ""}
             left = find_same(client, name, work) if known.keys() == set(models) else None
             if left:
-                logger.warning(
-                    "job %s: whether its models have changed since it was left is not known: %s", left, error
-                )
+                logger.warning("job %s: whether its models have changed since is not known: %s", left, error)
             return left
     return None

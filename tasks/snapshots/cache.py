@@ -87,7 +87,10 @@ def locked(cache: Path, key: str, waits: Callable[[], None] = lambda: None) -> I
                 waits()
                 fcntl.flock(file, fcntl.LOCK_EX)
             if is_ours := _is_at(path, file.fileno()):
-                yield waited
+                try:
+                    yield waited
+                finally:  # closing it alone does not, where a process that was forked meanwhile has it open
+                    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

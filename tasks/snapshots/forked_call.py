@@ -29,6 +29,8 @@ from tasks.models.error_text import telling_line
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.05
+# Where it is not woken by what a process writes, or by its end.
+_LOOK_SECONDS = 0.2
 
 
 class ForkedError(Exception):
@@ -101,32 +103,48 @@ class Forked:
         self._received = b""
         self._temporary = tempfile.TemporaryDirectory(prefix="celeriac-", ignore_cleanup_errors=True)
         self._reader, writer = os.pipe()
+        self._status: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
-        self._pid = os.fork()
+        parent = os.getpid()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self._reader)
+            os.close(writer)
+            self._temporary.cleanup()
+            raise
         if not self._pid:
             os.close(self._reader)
-            _run(function, writer, log, self._temporary.name)
+            _run(function, writer, log, self._temporary.name, parent)
         os.close(writer)
 
     def is_done(self) -> bool:
-        """Whether `result` would return at once; to be asked now and then, as it empties the pipe."""
+        """Whether `result` would return at once; to be asked now and then, as it empties the pipe.
+
+        It is where the process has ended, too: another one that it has left behind may hold the pipe open.
+        """
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self._status = status if pid else None
         while select.select([self._reader], [], [], 0)[0]:
-            more = os.read(self._reader, 1 << 16)
+            more = os.read(self._reader, 1 << 20)
             if not more:
                 return True
             self._received += more
-        return False
+        return self._status is not None
 
     def result(self, timeout_seconds: float | None = None) -> Any:
         """Wait for the process, and return what the function did; raises ForkedError as `run_forked`."""
-        late = timeout_seconds is not None and not select.select([self._reader], [], [], timeout_seconds)[0]
-        if late:
-            os.kill(self._pid, signal.SIGKILL)
-        while more := os.read(self._reader, 1 << 20):
-            self._received += more
+        began, late = time.monotonic(), False
+        while not self.is_done():
+            waited = time.monotonic() - began
+            if timeout_seconds is not None and waited > timeout_seconds and not (self._received or late):
+                late = True
+                os.kill(self._pid, signal.SIGKILL)
+            select.select([self._reader], [], [], _LOOK_SECONDS)
         os.close(self._reader)
-        _, status = os.waitpid(self._pid, 0)
+        status = os.waitpid(self._pid, 0)[1] if self._status is None else self._status
         self._temporary.cleanup()
         if late and not self._received:
             raise ForkedError(f"it was not done after {timeout_seconds:.0f} seconds")
@@ -139,12 +157,14 @@ class Forked:
         return msgspec.msgpack.decode(self._received[1:], type=self._form)
 
 
-def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str) -> NoReturn:
+def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str, parent: int) -> NoReturn:
     code = 1
     try:
         tempfile.tempdir = os.environ["TMPDIR"] = temporary
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has died already, and what it had locked would stay so
+            os._exit(code)
         # Celery's handlers are for the process that it made them for.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)

@@ -51,7 +51,7 @@ from tasks.worker import control_guard, fork_guard, inspection, reconnect, refus
 from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
-from tasks.worker.reload import Reloader, read_entries
+from tasks.worker.reload import Reloader, ReloadRequest, heed_hangup, read_entries
 from tasks.worker.task_events import TaskEvents
 from worker_config.broker import queue_of
 from worker_config.environment import settle_models, unheeded_celery
@@ -110,9 +110,10 @@ def prepare_worker(app: Any, settings: Settings) -> None:
     know_errors_of_all()
 
     def on_worker_init(sender: Any, **_: object) -> None:
+        reload_request = heed_hangup()
         folder = run_folder.make()
         try:
-            main = app.main_process = _prepare(app, settings, sender, folder)
+            main = app.main_process = _prepare(app, settings, sender, folder, reload_request)
         except BaseException as error:
             run_folder.remove(folder)
             if isinstance(error, CeleriacError):
@@ -136,7 +137,7 @@ def end(error: CeleriacError) -> NoReturn:
     raise SystemExit(int(error.exit_code))
 
 
-def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> MainProcess:
+def _prepare(app: Any, settings: Settings, controller: Any, folder: Path, reload_request: ReloadRequest) -> MainProcess:
     if not settings.broker_url:
         raise ConfigError("no broker; set CELERIAC_BROKER_URL, for example to redis://HOST:6379/0")
     pool = controller.pool_cls
@@ -183,7 +184,7 @@ def _prepare(app: Any, settings: Settings, controller: Any, folder: Path) -> Mai
         started=started,
         spool_mark=spool_mark.make_mark(settings.spool) if settings.spool else "",
         models=models,
-        reloader=Reloader(models, context, partial(read_entries, settings, say), say),
+        reloader=Reloader(models, context, partial(read_entries, settings, say), say, reload_request),
         memory_limit=read_memory_limit(settings.models_path),
         facts=facts_of(concurrency, threads, gpus(), settings.spool),
         announcement=announcement,
@@ -196,7 +197,7 @@ def request_reload(app: Any) -> bool:
     main = main_process(app)
     if main is None:
         return False
-    main.reloader.requested = True
+    main.reloader.request.make()
     return True
 
 
@@ -273,8 +274,6 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # Celery misses the end of a child that was itself a replacement now and then, and looks only every 5 seconds.
         controller.timer.call_repeatedly(LOOK_AFTER_SECONDS, controller.pool._pool.maintain_pool)
         controller.timer.call_repeatedly(reload.LOOK_SECONDS, self._reload, (controller, main))
-        # Celery's own handler would start the whole worker again.
-        signal.signal(signal.SIGHUP, lambda *_: request_reload(controller.app))
         ending = GracefulShutdown(controller, main.models.folder)
         signal.signal(signal.SIGTERM, ending.begin)
         controller.timer.call_repeatedly(ENDING_LOOK_SECONDS, ending.look)

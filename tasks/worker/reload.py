@@ -10,10 +10,13 @@ with those that they began with.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from celery.apps import worker as celery_worker
 
 from tasks.models.model_version import digest_or_error, python_digests
 from tasks.models.tensorflow_import import import_tensorflow
@@ -33,6 +36,25 @@ LOOK_SECONDS = 0.1
 
 
 @dataclass
+class ReloadRequest:
+    """Whether a reload was asked for; a signal's handler may do no more than note it."""
+
+    is_made: bool = False
+
+    def make(self, *_: object) -> None:
+        """Ask for it."""
+        self.is_made = True
+
+
+def heed_hangup() -> ReloadRequest:
+    """Have SIGHUP ask for a reload from now on: by default it ends a process, and Celery's handler starts it again."""
+    request = ReloadRequest()
+    celery_worker.install_worker_restart_handler = lambda *_: None
+    signal.signal(signal.SIGHUP, request.make)
+    return request
+
+
+@dataclass
 class Reloader:
     """Reloads of one worker, one at a time; `look` is called often, by the main process's timer.
 
@@ -41,14 +63,14 @@ class Reloader:
         context: of the worker.
         read: the entries of the manifest as it stands when called.
         say: tell the person who started the worker.
-        requested: whether a reload was asked for.
+        request: that of this worker.
     """
 
     models: ModelSet
     context: PreparationContext
     read: Callable[[], dict[str, ModelEntry]]
     say: Callable[[str], None]
-    requested: bool = False
+    request: ReloadRequest
 
     def __post_init__(self) -> None:
         self._python = python_digests(one.entry for one in self.models.current.served.values())
@@ -56,20 +78,23 @@ class Reloader:
 
     def look(self) -> bool:
         """Begin what is wanted, end what is done; whether other models are served from now on."""
+        try:
+            return self._look()
+        except (ForkedError, OSError) as error:  # to fork needs memory, and a file system with room
+            self.say(f"models are not reloaded: {error}")
+            return False
+
+    def _look(self) -> bool:
         if self._forked is None:
-            if self.requested:
-                self.requested = False
+            if self.request.is_made:
+                self.request.is_made = False
                 work = partial(_prepare_all, self.read, self.context, self._python)
                 self._forked = Forked(work, dict[str, ServingSpec], Path(os.devnull))
             return False
         if not self._forked.is_done():
             return False
         forked, self._forked = self._forked, None
-        try:
-            return self._switch(forked.result())
-        except (ForkedError, OSError) as error:
-            self.say(f"models are not reloaded: {error}")
-            return False
+        return self._switch(forked.result())
 
     def _switch(self, served: dict[str, ServingSpec]) -> bool:
         changed = what_changed(self.models.current.served, served)
@@ -78,7 +103,11 @@ class Reloader:
             return False
         if any(one.needs_tensorflow for one in served.values()):
             import_tensorflow()  # before the next fork, where the models so far did without
-        held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
+        try:
+            held = [cache.use(Path(one.folder)) for one in served.values() if one.folder]
+        except FileNotFoundError:  # pruned by another worker since, as nobody used it: it is made again
+            self.request.make()
+            return False
         held += use_fetched({name: one.entry for name, one in served.items()}, self.context.cache)
         self.models.replace(served, held)
         self._python.update(python_digests(one.entry for one in served.values()))

@@ -18,7 +18,7 @@ from tasks.snapshots import cache
 from tasks.snapshots.fetch_models import use_fetched
 from tasks.storage import objects
 from tests.fault_proxy import FaultProxy, proxy_before
-from tests.integration.test_reload import digest_of, reload, version
+from tests.model_versions import digest_of, reload, version
 from tests.object_stores import ObjectStore
 from tests.systems import System
 from worker_config.errors import ModelLoadError

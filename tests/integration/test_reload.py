@@ -8,9 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -23,30 +21,13 @@ from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import ModelRef
 from tests.forms import LONG
-from tests.models import keras_may_warn
+from tests.model_versions import digest_of, reload, write_version
 from tests.seals import SEALER
-from tests.systems import System, Worker
+from tests.systems import System
 from tests.waiting import is_alive, wait_until
 
 # `make chaos` asks for the long form.
 CHANGES = 20 if LONG else 3
-
-
-@cache
-def version(number: int) -> bytes:
-    """A model that multiplies by the number of its version; the same bytes each time, so that its snapshot is found."""
-    import keras
-
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)])
-    model.set_weights([np.full((4, 1), number, np.float32)])
-    with TemporaryDirectory() as folder, keras_may_warn():
-        model.save(path := Path(folder) / "times.keras")
-        return path.read_bytes()
-
-
-def write_version(path: Path, number: int) -> None:
-    path.with_name("new.keras").write_bytes(version(number))
-    path.with_name("new.keras").replace(path)
 
 
 @pytest.fixture
@@ -55,22 +36,6 @@ def manifest(system: System) -> Path:
     path = system.folder / "models.toml"
     path.write_text('[models.times]\npath = "times.keras"\nprefer = "memory"\nbatch_rows = 16\n')
     return path
-
-
-def digest_of(system: System) -> str:
-    (digest,) = {info.digest for slot in system.slots() for info in slot.models}
-    return digest
-
-
-def reload(system: System, worker: Worker, by_signal: bool = False) -> None:
-    before = digest_of(system)
-    if by_signal:
-        os.kill(worker.pid, signal.SIGHUP)
-    else:
-        done = system.celery("control", "reload_models")
-        assert done.returncode == 0, done.stderr
-        assert "models are being reloaded" in done.stdout
-    wait_until(lambda: digest_of(system) != before, "the slots tell of another version")
 
 
 def test_versions_change_under_load_and_each_job_sees_one_of_them(system: System, manifest: Path) -> None:
@@ -166,6 +131,21 @@ def test_what_cannot_be_reloaded_is_said_and_the_worker_goes_on(system: System, 
     is_said("models are not reloaded: ModelLoadError: model times cannot be loaded from")
     path.unlink()
     is_said("models are not reloaded: ModelLoadError: model times cannot be loaded from")
+
+
+def test_a_signal_that_comes_while_the_worker_starts_is_heeded_when_it_is_ready(system: System, manifest: Path) -> None:
+    write_version(manifest.parent / "times.keras", 90)  # of which nobody has made a snapshot
+    worker = system.start_worker(manifest, 1)
+
+    def is_ready() -> bool:
+        assert worker.process.poll() is None, worker.output()
+        if has_begun := "making a snapshot" in worker.output():
+            os.kill(worker.pid, signal.SIGHUP)
+        return has_begun and " ready." in worker.output()
+
+    wait_until(is_ready, "the worker is ready")
+    wait_until(lambda: "models reloaded: nothing has changed" in worker.output(), "it has looked for other models")
+    assert worker.output().count(" ready.") == 1
 
 
 def test_models_may_come_and_go(system: System, manifest: Path) -> None:
