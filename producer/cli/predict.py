@@ -268,8 +268,6 @@ def predict(
         )
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     path, in_parts = output_path(output) if is_url(output) else Path(output), output.endswith("/")
-    if only_failed and is_url(output):
-        raise UsageError(f"{output}: --only-failed is for files of this machine; predict all rows again with --force")
     if is_dry:
         return dry_run(request, path, force, in_parts=in_parts)
     if only_failed:

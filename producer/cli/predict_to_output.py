@@ -11,12 +11,12 @@ from producer.cli.named_job import NamedJob
 from producer.cli.request import PredictRequest, open_data, open_system
 from producer.cli.terminal import say
 from producer.job.job import Job
-from producer.outputs.only_failed import finished_output, predict_failed
+from producer.outputs.only_failed import finished_output
 from producer.outputs.output_run import OutputRun
 from producer.outputs.sidecar_files import ledger_of_whole
 from producer.outputs.summary import Summary
-from producer.sinks import JournalHead, output_path
-from worker_config.errors import OutputError, UsageError
+from producer.sinks import output_path
+from worker_config.errors import OutputError
 
 
 def predict_to_output(
@@ -44,7 +44,7 @@ def predict_to_output(
         described,
         output,
         in_parts,
-        request.on_error or "raise",
+        request.on_error,
         request.run,
         resume,
         accept_changes,
@@ -80,28 +80,12 @@ def predict_to_output(
 
 
 def predict_failed_rows(request: PredictRequest, output: Path, *, accept_changes: bool = False) -> Summary:
-    """Predict the rows of a finished `output` that failed, and put them at their place.
+    """Predict the rows of a finished `output` that failed, and put them at their place; raises as `OutputRun.mend`.
 
     With `accept_changes` also where their cause was mended in the data set, or in a model.
-
-    Raises:
-        PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
-        CeleriacError: it could not begin.
     """
-    source, described = open_data(request)
+    run = OutputRun(
+        request.models, *open_data(request), output, False, request.on_error, request.run, accept_changes=accept_changes
+    )
     with finished_output(output) as finished, open_system(request) as system:
-        if dependent := system.held.dependent:
-            raise UsageError(
-                f"--only-failed is for independent rows, which those of model {dependent[0]} are not, as the "
-                "manifest says: their chunks would be others; predict all rows again with --force"
-            )
-        head = JournalHead(
-            described,
-            system.held.digests,
-            request.on_error or finished.sidecar.on_error,
-            keep=request.run.keep,
-            sources=system.held.sources,
-        )
-        changes = finished.check_same(source, head, accept_changes=accept_changes)
-        with system.start() as client:
-            return predict_failed(client, request.models, source, finished, head, request.run, changes)
+        return run.mend(finished, system.held, system.start)

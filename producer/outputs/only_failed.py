@@ -39,7 +39,8 @@ from producer.sources.picked import pick
 from tasks.datasets.rebatcher import count_rows
 from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
-from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError
+from worker_config.errors import CeleriacError, ExecutorDifferedError, OutputError, UsageError
+from worker_config.object_urls import is_url
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,14 @@ class Finished:
 
 @contextmanager
 def finished_output(output: Path) -> Iterator[Finished]:
-    """A finished output with rows that failed, which no other process may mend until the end of the block."""
+    """A finished output with rows that failed, which no other process may mend until the end of the block.
+
+    Raises:
+        UsageError: it is behind a URL.
+        OutputError: there is no such output, no row of it failed, or another process mends it.
+    """
+    if is_url(output):
+        raise UsageError(f"{output}: --only-failed is for files of this machine; predict all rows again with --force")
     path = Path(os.path.realpath(output))
     if not path.exists():
         raise OutputError(f"{path}: is not there, so no row of it has failed; predict it without --only-failed")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from producer.rows.kept import KeptColumns
 from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source, fingerprint, fingerprint_of_rows, open_source
 from producer.sources.choose import ColumnNames
 
 
-def open_input(data: object, options: Mapping[str, Any]) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
+def open_input(
+    data: object, options: Mapping[str, Any], keep: Sequence[str] = ()
+) -> tuple[Source | BatchSource, dict[str, JsonValue]]:
     """Open a data set with these options of `open_source`, and tell it from others: a path by its files, rows by these.
+
+    Of rows the columns of `keep` count, too.
 
     Raises:
         CeleriacError: as `open_source`.
@@ -21,7 +26,8 @@ def open_input(data: object, options: Mapping[str, Any]) -> tuple[Source | Batch
         seen = fingerprint(data)  # before it is opened, so that a change after this is never missed
         return open_source(data, **options), {**seen, **options}
     source = open_source(data, **options)
-    return source, {**fingerprint_of_rows(source), **options}
+    kept = KeptColumns(source, keep) if keep else None
+    return source, {**fingerprint_of_rows(source, kept), **options}
 
 
 def input_options(

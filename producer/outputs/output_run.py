@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from producer.job.job import Job
+from producer.outputs.only_failed import Finished, predict_failed
 from producer.outputs.predict_to_sink import JobClient, ending, finish, predict_to_sink
 from producer.outputs.run_options import RunOptions, kept_columns
 from producer.outputs.summary import Summary
@@ -22,8 +24,12 @@ from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source
 from tasks.protocol.messages import OnError
 from tasks.protocol.records import ModelInfo
+from worker_config.errors import UsageError
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+# Gives who does jobs, until the end of the block.
+Start: TypeAlias = Callable[[], AbstractContextManager[JobClient]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class OutputRun:
         source: the data set.
         described: what tells it from others, and from itself after a change.
         output: a file; or, with `in_parts`, a folder whose files workers write.
-        on_error: what becomes of rows that fail.
+        on_error: what becomes of rows that fail; None for "raise", or, of an output that is mended, what it was.
         options: how rows travel.
         resume: continue what an earlier run has left, if it has left anything.
         accept_changes: also where the data set or a model has changed.
@@ -72,7 +78,7 @@ class OutputRun:
     described: Mapping[str, JsonValue]
     output: Path
     in_parts: bool
-    on_error: OnError
+    on_error: OnError | None
     options: RunOptions
     resume: bool = False
     accept_changes: bool = False
@@ -89,14 +95,14 @@ class OutputRun:
         check_output(self.output, self.force, resume=self.resume, in_parts=self.in_parts)
         return kept_columns(self.source, self.options, self.models, self.output)
 
-    def head(self, held: HeldModels) -> JournalHead:
-        """What has to be the same where the output is continued."""
+    def head(self, held: HeldModels, on_error: OnError = "raise") -> JournalHead:
+        """What has to be the same where the output is continued; `on_error` where this has none."""
         return JournalHead(
             source=self.described,
             models=held.digests,
             sources=held.sources,
             keep=self.options.keep,
-            on_error=self.on_error,
+            on_error=self.on_error or on_error,
             chunk_rows=(self.options.chunk_rows or "default") if held.dependent else None,
             can_resume=self.can_resume,
         )
@@ -105,7 +111,7 @@ class OutputRun:
         self,
         head: JournalHead,
         kept: KeptColumns | None,
-        start: Callable[[], AbstractContextManager[JobClient]],
+        start: Start,
         begun: Callable[[Job], None] = lambda _: None,
     ) -> Summary:
         """Predict all rows, or those that an earlier run lacks.
@@ -139,3 +145,20 @@ class OutputRun:
                 return finish(sink, head, self.options.max_failed)
             with start() as client:
                 return predict_to_sink(client, self.models, self.source, sink, head, self.options, kept, begun)
+
+    def mend(self, finished: Finished, held: HeldModels, start: Start) -> Summary:
+        """Predict the rows of a finished output that failed, and put them at their place.
+
+        Raises:
+            PredictionFailedError: the job failed or was interrupted, or no row went through; the output is as it was.
+            CeleriacError: it could not begin.
+        """
+        if held.dependent:
+            raise UsageError(
+                f"--only-failed is for independent rows, which those of model {held.dependent[0]} are not, as the "
+                "manifest says: their chunks would be others; predict all rows again with --force"
+            )
+        head = self.head(held, finished.sidecar.on_error)
+        changes = finished.check_same(self.source, head, accept_changes=self.accept_changes)
+        with start() as client:
+            return predict_failed(client, self.models, self.source, finished, head, self.options, changes)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from producer.job.job import Job
+from producer.outputs.only_failed import finished_output
 from producer.outputs.open_input import input_options, open_input
 from producer.outputs.output_run import HeldModels, OutputRun
 from producer.outputs.predict_to_sink import InterruptedHereError
@@ -31,7 +32,7 @@ from tasks.protocol.records import ModelInfo
 from worker_config.errors import CeleriacError, UsageError
 
 # Options of the command line, as errors name them.
-_FLAG = re.compile(r"(?<![^\s(])--(resume|force|accept-changes)\b")
+_FLAG = re.compile(r"(?<![^\s(])--(resume|force|accept-changes|only-failed)\b")
 _OPTION = re.compile(r"(?<![^\s(])--(keep|on-error|chunk-rows) ")
 
 
@@ -60,12 +61,13 @@ class OutputClient(ABC):
         chunk_rows: int | None = None,
         store: StoreName | None = None,
         compression: Compression | None = None,
-        on_error: OnError = "raise",
+        on_error: OnError | None = None,
         max_failed: int | str | None = None,
         on_nonfinite: OnNonfinite = "warn",
         priority: Priority | None = None,
         part_mib: int | None = None,
         resume: bool = False,
+        only_failed: bool = False,
         accept_changes: bool = False,
         force: bool = False,
         show_progress: bool = False,
@@ -89,6 +91,7 @@ class OutputClient(ABC):
             chunk_rows, store, compression, on_error, max_failed, on_nonfinite, priority: as for `submit`.
             part_mib: the size of each file in a folder, about.
             resume: continue what an earlier run has left, if it has left anything.
+            only_failed: with `resume`, predict the rows of a finished output that failed, and put them at their place.
             accept_changes: with `resume`, also where the data set or a model is another one since; the ledger says so.
             force: replace an output that exists, or what an earlier run has left.
             show_progress: a bar on stderr while it runs, or lines in a log.
@@ -106,9 +109,11 @@ class OutputClient(ABC):
             BrokerError: Redis cannot be reached.
         """
         names = check_names(models)
-        make_policy(on_error, max_failed, on_nonfinite)  # which is refused if it is none
-        if accept_changes and not resume:
-            raise UsageError("accept_changes is for resume=True: it continues what was begun otherwise")
+        make_policy(on_error or "raise", max_failed, on_nonfinite)  # which is refused if it is none
+        if (accept_changes or only_failed) and not resume:
+            raise UsageError("accept_changes and only_failed are for resume=True: they go on with what is there")
+        if only_failed and (force or max_failed is not None):
+            raise UsageError("only_failed goes on with the output that is there: leave force and max_failed out")
         if part_mib is not None and part_mib < 1:
             raise UsageError(f"part_mib is {part_mib}; the least is 1")
         options = RunOptions(
@@ -123,7 +128,7 @@ class OutputClient(ABC):
             part_mib=part_mib,
         )
         with _errors_as_of_python():
-            source, described = open_input(data, input_options(columns, array, dtype, contents))
+            source, described = open_input(data, input_options(columns, array, dtype, contents), options.keep)
             can_resume = isinstance(data, str | Path) or isinstance(source, Source)
             if resume and not can_resume:
                 raise UsageError(
@@ -144,6 +149,9 @@ class OutputClient(ABC):
                 force,
                 can_resume=can_resume,
             )
+            if only_failed:
+                with finished_output(path) as finished:
+                    return run.mend(finished, HeldModels.of(self.describe(names)), lambda: nullcontext(self))
             kept = run.check()
             head = run.head(HeldModels.of(self.describe(names)))
             return run.write(head, kept, lambda: nullcontext(self))

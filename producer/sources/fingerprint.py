@@ -7,19 +7,24 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
+from producer.rows.kept import KeptColumns
+from producer.rows.readers import rows_between
 from producer.rows.source import BatchSource, Source
 from producer.sources.files import find_files, is_pattern
 from producer.sources.formats.zarr import is_zarr, metadata_of
 from producer.sources.partitions import find_partitioned, is_partitioned
+from tasks.datasets.kept import with_kept
+from tasks.datasets.marked import plain, unfed_of
+from tasks.datasets.objects import odd_texts
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol import codec
+from tasks.protocol.unfed_rows import with_unfed
 from tasks.storage.object_paths import ObjectPath, find_objects, is_many
 from tasks.storage.objects import list_objects
-from worker_config.errors import InputError
+from worker_config.errors import InputError, PayloadError
 from worker_config.files import escaped
 from worker_config.object_urls import WEB, ObjectUrl, is_url, object_url, redacted_url
 
@@ -67,8 +72,12 @@ def fingerprint(path: str | Path) -> dict[str, str | int]:
     }
 
 
-def fingerprint_of_rows(source: Source | BatchSource) -> dict[str, str | int]:
+def fingerprint_of_rows(source: Source | BatchSource, kept: KeptColumns | None = None) -> dict[str, str | int]:
     """The same of rows that have no path: their checksum; of rows that are read in order, only what they are called.
+
+    Args:
+        source: the rows.
+        kept: columns of theirs which no model may take, and which count as well.
 
     Raises:
         InputError: they cannot be read.
@@ -77,9 +86,16 @@ def fingerprint_of_rows(source: Source | BatchSource) -> dict[str, str | int]:
         return {"data": source.label}
     rows, digest = max(1, int(_LOOK_BYTES / max(1.0, source.row_bytes))), xxhash.xxh3_128()
     for start in range(0, source.rows, rows):
-        taken: Any = source.take(start, min(start + rows, source.rows))
-        for part in codec.encode_parts(taken):
-            digest.update(part)
+        stop = min(start + rows, source.rows)
+        taken = odd_texts(rows_between(source, start, stop))
+        tree = with_unfed(plain(taken), unfed_of(taken))
+        if kept:
+            tree = with_kept(tree, kept.of_chunk(start, stop))
+        try:
+            for part in codec.encode_parts(tree):
+                digest.update(part)
+        except PayloadError as error:
+            raise InputError(f"{source.label}: rows {start}-{stop}: {error}") from error
     return {"data": source.label, "rows": source.rows, "XXH3 of the rows": digest.hexdigest()}
 
 

@@ -280,7 +280,9 @@ def test_what_cannot_be_told_from_other_rows_is_not_continued_and_leaves_nothing
         ("s3://rows/a.npy", {}, OutputError, "one object is not written, but a folder of them"),
         ("a.csv", {"keep": ["name"]}, InputError, "name"),
         ("a.npy", {"keep": ["id"]}, UsageError, "has no place for columns beside the predictions"),
-        ("a.csv", {"accept_changes": True}, UsageError, "accept_changes is for resume=True"),
+        ("a.csv", {"accept_changes": True}, UsageError, "accept_changes and only_failed are for resume=True"),
+        ("a.csv", {"only_failed": True, "resume": True}, OutputError, "predict it without only_failed=True$"),
+        ("a.csv", {"only_failed": True, "resume": True, "force": True}, UsageError, "leave force and max_failed out"),
         ("a.csv", {"max_failed": 3}, UsageError, "max_failed is for on_error"),
         ("a.csv", {"on_error": "skip", "max_failed": "many"}, UsageError, "max_failed is 'many'"),
         ("a.csv", {"part_mib": 0}, UsageError, "the least is 1"),
@@ -315,3 +317,35 @@ def test_rows_that_fail_are_told_as_the_policy_says(client: Client, out: Path) -
     assert rows == [5, 700]
     assert np.isnan(np.load(out / "c.npy")).any(axis=1).nonzero()[0].tolist() == [5, 700]
     assert np.load(out / "c.npy.failed.npy").nonzero()[0].tolist() == [5, 700]
+
+
+def test_rows_that_failed_are_mended_at_their_place(client: Client, out: Path) -> None:
+    path = out / "a.parquet"
+    client.predict_to(path, "one", values(5, 700), on_error="skip", chunk_rows=CHUNK_ROWS)
+    with pytest.raises(OutputError, match=r"its input has changed .* go on with accept_changes=True, else start over"):
+        client.predict_to(path, "one", values(), resume=True, only_failed=True)
+    summary = client.predict_to(path, "one", values(), resume=True, only_failed=True, accept_changes=True)
+    assert (summary.failures, summary.ledger["predicted"], summary.ledger["resumed"]) == (0, ROWS, ROWS - 2)
+    whole = pq.read_table(path)
+    assert whole["row"].to_pylist() == list(range(ROWS))
+    np.testing.assert_array_equal(np.stack(whole.column(1).to_numpy()), values() * 2)
+
+
+def test_a_frame_with_nulls_and_columns_that_no_model_takes_is_known_again(
+    client: Client, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, days = out / "a.jsonl", np.arange(ROWS).astype("datetime64[s]")
+    some = [None if row == 900 else list(one) for row, one in enumerate(values())]
+    x = pa.array(some, pa.list_(pa.float32(), 4))
+    rows, more = pa.table({"x": x, "day": days}), {"columns": "x", "keep": "day", "on_error": "skip"}
+    with monkeypatch.context() as patch:
+        stops_after(patch, RowsFailedError("ended"))
+        with pytest.raises(RowsFailedError, match="300 rows are safe"):
+            client.predict_to(path, "one", rows, chunk_rows=CHUNK_ROWS, **more)
+    other = pa.table({"x": x, "day": days + 1})
+    with pytest.raises(OutputError, match=r"its input has changed \(XXH3 of the rows: "):
+        client.predict_to(path, "one", other, resume=True, **more)
+    summary = client.predict_to(path, "one", rows, resume=True, **more)
+    assert (summary.ledger["resumed"], summary.failures) == (300, 1)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["row"] for line in lines] == [row for row in range(ROWS) if row != 900]
