@@ -11,6 +11,7 @@ from celeriac import local
 
 
 def ink(columns):
+    """What stands in for a model."""
     return columns["pixel_3_3"] + columns["pixel_4_4"]
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from nbclient import NotebookClient
+from sklearn.datasets import load_digits
 
 from tests.manifests import write_manifest
 from tests.models import in_one_process
@@ -61,6 +63,19 @@ def test_a_program_predicts_with_a_model_that_it_has_not_saved(tmp_path: Path) -
     accuracy = re.fullmatch(r"accuracy ([\d.]+) on digits that were not trained on\n", run("script", tmp_path))
     assert accuracy
     assert float(accuracy[1]) > 0.9
+
+
+def test_a_program_writes_a_folder_of_files(tmp_path: Path) -> None:
+    program = EXAMPLES / "outputs" / "write.py"
+    lines = program.read_text().split('"""', 2)[2].splitlines()
+    assert sum(bool(line.strip()) for line in lines) <= MOST_LINES
+    command = [sys.executable, str(program), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == f"1797 rows in {tmp_path}/ink.parquet\n", done.stderr
+    images, digits = load_digits(return_X_y=True)
+    written = pq.read_table(tmp_path / "ink.parquet")
+    np.testing.assert_array_equal(written["target"], digits)
+    np.testing.assert_array_equal(written["output"], images[:, 8 * 3 + 3] + images[:, 8 * 4 + 4])
 
 
 def test_jobs_stand_in_a_chain_and_a_chord_of_an_app_of_the_user_s_own(tmp_path: Path, models: Path) -> None:
@@ -177,6 +192,7 @@ def test_a_notebook_shows_a_job_and_the_rows_that_failed(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir()))
 def test_an_example_says_how_to_run_it(name: str) -> None:
     runs = {"train.py": "python train.py", "shop.py": "python shop.py", "app.py": "uvicorn app:app"}
+    runs["write.py"] = "python write.py"
     if name == "flask":
         runs["app.py"] = "gunicorn app:app"
     runs["README.md"] = "jupyter lab digits.ipynb"

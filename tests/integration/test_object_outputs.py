@@ -98,6 +98,27 @@ def test_each_format_is_as_in_one_file(client: Client, out: str, tmp_path: Path,
     assert beside == {f"set{suffix}.{name}" for name in ("manifest.json", "ledger.json", "failures.jsonl")}
 
 
+def test_predictions_of_objects_go_to_objects_and_are_continued(
+    client: Client, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "rows.npy", rows_with())
+    objects.put(object_url("s3://rows/in/rows.npy"), (tmp_path / "rows.npy").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(Sink, "write", lambda sink, part: _write(sink, part) if part.index < 3 else _interrupted())
+        with pytest.raises(KeyboardInterrupt, match="continue with resume=True"):
+            client.predict_to(f"{out}/set.parquet/", "one", "s3://rows/in/rows.npy", chunk_rows=CHUNK_ROWS)
+    summary = client.predict_to(f"{out}/set.parquet/", "one", "s3://rows/in/rows.npy", resume=True)
+    assert summary.output == f"{out}/set.parquet"
+    assert summary.ledger_path == f"{out}/set.parquet.ledger.json"
+    assert summary.ledger["resumed"] >= 3 * CHUNK_ROWS
+    client.predict_to(tmp_path / "file.parquet", "one", tmp_path / "rows.npy")
+    assert_same_as_file(out, "set.parquet", tmp_path / "file.parquet")
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
 def test_readers_of_stores_find_all_rows_in_order(client: Client, store: ObjectStore, out: str) -> None:
     data = rows_with()
     predict(client, "one", data, f"{out}/set.parquet")
