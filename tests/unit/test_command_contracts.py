@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from producer.cli import tables
 from producer.cli.models import models_values
+from producer.cli.predict import predict
+from producer.client import Client
 from producer.doctor import findings
 from producer.outputs.summary import Summary
 from producer.records import job_store
@@ -44,6 +47,15 @@ def test_every_exit_code_is_told() -> None:
 )
 def test_an_object_has_the_fields_that_are_told(command: str, values: dict[str, Any]) -> None:
     assert sorted(fields_told(command)) == sorted(values)
+
+
+def test_predict_to_has_the_options_of_the_command() -> None:
+    options = {str(option.name) for option in predict.params} - {"model", "input_path", "output"}
+    keywords = inspect.signature(Client.predict_to).parameters.keys() - {"self", "output", "models", "data"}
+    of_the_system = {"manifest", "workers", "broker_url", "worker_timeout_seconds", "metrics_port"}
+    of_other_calls = {"detach", "ttl_seconds", "job", "is_dry"}
+    assert options - keywords == of_the_system | of_other_calls | {"quiet", "as_json"}
+    assert keywords - options == {"show_progress"}
 
 
 def test_the_ledger_has_the_counts_that_are_told() -> None:
