@@ -67,10 +67,11 @@ $(APART)/.ready: pyproject.toml constraints.txt
 integrations: $(APART)/.ready  ## feed data sets of PyTorch, Hugging Face, DuckDB, polars, pandas; ARGS="-k tensors" for a few
 	$(APART)/bin/python -m pytest tests/integration/test_foreign_data.py tests/integration/test_frames.py tests/acceptance/test_frame_examples.py $(ARGS)
 
+# Storms of kills over outputs alone, with other seeds: make chaos SEEDS=100:130 ARGS="-k storm"
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
 		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/acceptance/test_first_hour.py tests/unit/test_fuzz.py \
-		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py model_kinds.py queues.py random_networks.py reload.py sentinel.py snapshots.py)
+		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py model_kinds.py queues.py random_networks.py reload.py sentinel.py snapshots.py) $(ARGS)
 
 secured: $(READY)  ## run the tests of whole systems with users of least rights, TLS with client certificates, and signing
 	SECURED=1 $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) tests/integration tests/acceptance

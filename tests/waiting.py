@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -26,7 +27,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 9
     started = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - started
-        if waited > timeout_seconds and waited > timeout_seconds * slowdown():
+        if waited > timeout_seconds and waited > timeout_seconds * max(slowdown(), _load()):
             raise AssertionError(f"waited {waited:.0f} s in vain until {what}")
         time.sleep(every_seconds)
     return value
@@ -58,6 +59,11 @@ def slowdown() -> float:
     while time.process_time() - used < 0.1:
         pass
     return max(1.0, (time.monotonic() - began) / (time.process_time() - used))
+
+
+def _load() -> float:
+    """How many for each processor wanted to run in the last minute, or the last five: a moment of peace tells nothing."""
+    return max(os.getloadavg()[:2]) / (os.cpu_count() or 1)
 
 
 def is_alive(pid: int) -> bool:
