@@ -21,6 +21,7 @@ import redis
 from producer.embedded.redis_server import find_redis_server
 from producer.job.dispatcher import OVERDUE
 from producer.records import timeline_store
+from producer.records.ledger import Ledger
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WORKER, Role
 from tasks.protocol.seal import Sealer
@@ -280,6 +281,11 @@ class System:
         assert found
         return [one.text for one in found[0].events if one.kind == "sent again" and one.text != OVERDUE]
 
+    def assert_run_once(self, job_id: str, ledger: Ledger) -> None:
+        """Each chunk of a job that has ended was run once, but for those that a busy machine made late."""
+        assert not self.resent(job_id)
+        assert ledger.duplicates <= ledger.chunks_sent_again, ledger
+
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """The first worker and its children are stopped, and no chunk is taken; its slots are known for a while."""
@@ -305,6 +311,18 @@ class System:
         """Run `celeriac` in the system's folder, with this broker."""
         environ = {"CELERIAC_BROKER_URL": self.redis.url_as(PRODUCER), **environ}
         return self._run([str(BIN / "celeriac"), *map(str, words)], {**self.environ(), **environ}, 120)
+
+    def numbers_of(self, program: str) -> list[int]:
+        """What a program of Python prints, a number in each line, in a fresh process that is a producer here."""
+        spool = self.folder / "spool"
+        environ = {"CELERIAC_SPOOL": str(spool)} if spool.exists() else {}
+        environ |= {"CELERIAC_BROKER_URL": self.url, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(
+            command, env=self.environ(**environ), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return list(map(int, done.stdout.split()))
 
     def _run(
         self, command: Sequence[str], environ: Mapping[str, str], timeout_seconds: float

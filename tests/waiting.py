@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout_seconds: float = 9
     started = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - started
-        if waited > timeout_seconds and waited > timeout_seconds * max(slowdown(), _load()):
+        if waited > timeout_seconds and waited > timeout_seconds * slowdown():
             raise AssertionError(f"waited {waited:.0f} s in vain until {what}")
         time.sleep(every_seconds)
     return value
@@ -58,12 +58,9 @@ def slowdown() -> float:
     began, used = time.monotonic(), time.process_time()
     while time.process_time() - used < 0.1:
         pass
-    return max(1.0, (time.monotonic() - began) / (time.process_time() - used))
-
-
-def _load() -> float:
-    """How many for each processor wanted to run in the last minute, or the last five: a moment of peace tells nothing."""
-    return max(os.getloadavg()[:2]) / (os.cpu_count() or 1)
+    # Of the last minute, or the last five, as a moment of peace tells nothing of what was before.
+    load = max(os.getloadavg()[:2]) / (os.cpu_count() or 1)
+    return max(1.0, load, (time.monotonic() - began) / (time.process_time() - used))
 
 
 def is_alive(pid: int) -> bool:

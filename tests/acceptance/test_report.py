@@ -149,7 +149,8 @@ def test_the_page_of_a_job_in_a_browser(celeriac: Celeriac, system: System, hurt
 def test_times_of_a_real_job_fit_together(system: System, hurt_job: Job) -> None:
     with system.admin() as server:
         found = timeline_store.read(server, hurt_job.id)
-        kept_seconds = server.ttl(keys.timeline(hurt_job.id)), server.ttl(keys.job(hurt_job.id))
+        with server.pipeline() as pipe:
+            kept_seconds = pipe.ttl(keys.timeline(hurt_job.id)).ttl(keys.job(hurt_job.id)).execute()
     assert found
     story, entries = found
     assert abs(kept_seconds[0] - kept_seconds[1]) <= 2

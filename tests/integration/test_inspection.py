@@ -208,7 +208,7 @@ def test_it_grows_and_shrinks_while_a_job_runs(shared: System, client: Client) -
     assert (children["children"], children["ready"], children["running"]) == (1, 1, 5)
     assert all(map(is_alive, all_five))
     ends_right(shared, job, 300)
-    assert job.ledger.duplicates == 0
+    shared.assert_run_once(job.id, job.ledger)
     wait_until(lambda: not any(map(is_alive, all_five - {last})), "the others have ended")
     assert pids_of(shared) == {last}
     assert "one must stay" in shared.ask(NODE, "pool_shrink", n=1)["error"]
@@ -236,7 +236,7 @@ def test_it_drains_and_comes_back_and_producers_notice(shared: System, client: C
 
     control(shared, "resume")
     np.testing.assert_array_equal(job.result(), rows_from(400) * 2)
-    assert job.ledger.duplicates == 0
+    shared.assert_run_once(job.id, job.ledger)
     assert len(shared.slots()) == 2
     assert ready(shared)["state"] == "serving"
 
@@ -255,7 +255,7 @@ def test_a_child_that_comes_while_it_drains_is_no_slot_and_another_worker_takes_
 
     other = start(shared, "second@here", 1, while_it_starts=lambda: _its_start_is_told(shared))
     ends_right(shared, job, 500)
-    assert job.ledger.duplicates == 0
+    shared.assert_run_once(job.id, job.ledger)
     (slot,) = shared.slots()
     assert slot.worker.startswith("second@here")
     other.process.terminate()  # and so its slot goes at once

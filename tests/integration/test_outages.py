@@ -213,7 +213,7 @@ def test_duplicates_are_dropped_and_those_that_differ_are_counted(shared: System
     with shared.admin() as server:
         for checksum in (same, same + 1, same):
             server.rpush(keys.results(job.id), answer(job, 0, outputs, checksum=checksum, nonfinite_inputs=1))
-        wait_until(lambda: job.ledger.duplicates == 3, "they are dropped")
+        wait_until(lambda: job.ledger.duplicates >= 3, "they are dropped")
     open_gate(shared)
     check_whole(job, rows)
     assert job.ledger.duplicates_differing == 1
@@ -226,6 +226,6 @@ def test_an_answer_of_another_version_is_not_joined(shared: System, shared_clien
     with shared.admin() as server:
         wait_until(lambda: server.exists(keys.job(job.id)), "the job has begun")
         server.rpush(keys.results(job.id), answer(job, 0, rows * 0, models=[ModelRef("gated", "0" * 64)]))
-        wait_until(lambda: job.ledger.chunks_sent_again == 1, "the chunk is sent again")
+        wait_until(lambda: job.ledger.chunks_sent_again >= 1, "the chunk is sent again")
     open_gate(shared)
     check_whole(job, rows)

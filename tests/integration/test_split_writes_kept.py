@@ -180,7 +180,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_columns(
 
 
 def test_what_a_worker_cannot_read_is_sent(
-    client: Client, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    system: System, client: Client, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def elsewhere(whole: SplitRef, start: int, stop: int) -> SplitRef:
         ref = cut(whole, start, stop)
@@ -190,7 +190,8 @@ def test_what_a_worker_cannot_read_is_sent(
     source = parquet(data, table())
     monkeypatch.setattr("producer.job.dispatcher.cut", elsewhere)
     summary = predict(client, "one", source, out / "set.parquet", on_error="skip", keep=KEPT)
-    assert summary.ledger["chunks_sent_again"] == 1
+    assert summary.job
+    assert len(system.resent(summary.job)) == 1
     predict(client, "one", source, out / "file.parquet", on_error="skip", in_parts=False, keep=KEPT)
     assert_same(out / "set.parquet", out / "file.parquet")
 
