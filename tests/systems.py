@@ -22,6 +22,7 @@ from producer.embedded.redis_server import find_redis_server
 from producer.job.dispatcher import OVERDUE
 from producer.records import timeline_store
 from producer.records.ledger import Ledger
+from tasks.protocol import keys
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.rights import OPERATOR, PRODUCER, ROLES, WORKER, Role
 from tasks.protocol.seal import Sealer
@@ -285,6 +286,12 @@ class System:
         """Each chunk of a job that has ended was run once, but for those that a busy machine made late."""
         assert not self.resent(job_id)
         assert ledger.duplicates <= ledger.chunks_sent_again, ledger
+
+    def wait_until_nothing_is_left(self, job_id: str) -> None:
+        """Of a job that has ended Redis has its record and its timeline; what a late worker put there is soon gone."""
+        own = {keys.job(job_id).encode(), keys.timeline(job_id).encode()}
+        with self.admin() as client:
+            wait_until(lambda: set(client.scan_iter(f"{keys.job(job_id)}*")) == own, "nothing else is left of the job")
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:

@@ -77,7 +77,7 @@ def test_cancel_runs_no_queued_chunk_and_frees_every_child(system: System, clien
     np.testing.assert_array_equal(client.predict("stuck", ROWS), ROWS + 1)
     assert begun(system) == {"begun2", "begun3"}, "no other chunk was begun"
     assert deaths(worker) - before == CHILDREN
-    assert set(server.scan_iter(f"{keys.job(job.id)}*")) == {key(job.id).encode() for key in (keys.job, keys.timeline)}
+    system.wait_until_nothing_is_left(job.id)
     assert server.ttl(keys.job(job.id)) > 0
 
 

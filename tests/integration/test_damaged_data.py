@@ -222,8 +222,7 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
 
 def check_nothing_of(system: System, job_id: str) -> None:
     assert not (system.folder / "spool" / job_id).exists()
-    with system.admin() as server:
-        assert list(server.scan_iter(f"{keys.job(job_id)}:*")) == [keys.timeline(job_id).encode()]
+    system.wait_until_nothing_is_left(job_id)
 
 
 # --- refs that lead out of the roots --------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_a_child_killed_in_the_middle_of_a_job_costs_no_row(
     np.testing.assert_array_equal(_result(job), ROWS * 2)
     job.ledger.check()
     assert (job.ledger.predicted, job.ledger.failed, job.ledger.written) == (12, 0, 12)
-    assert f"pid:{killed} exited with 'signal 9 (SIGKILL)'" in worker.output()
+    wait_until(lambda: f"pid:{killed} exited with 'signal 9 (SIGKILL)'" in worker.output(), "its end is told")
     wait_until(lambda: [slot for slot in held_system.slots() if slot.pid != killed], "another child is in its place")
     assert worker.process.poll() is None
 

@@ -237,7 +237,7 @@ def test_it_drains_and_comes_back_and_producers_notice(shared: System, client: C
     control(shared, "resume")
     np.testing.assert_array_equal(job.result(), rows_from(400) * 2)
     shared.assert_run_once(job.id, job.ledger)
-    assert len(shared.slots()) == 2
+    wait_until(lambda: len(shared.slots()) == 2, "its slots are back")
     assert ready(shared)["state"] == "serving"
 
 

@@ -13,9 +13,9 @@ from producer import Client
 from tests.formats import Case
 from tests.forms import LONG
 from tests.kinds import KINDS, can_be_made, written
+from tests.loaded import check_equal
 from tests.manifests import write_manifest
 from tests.systems import System, serving
-from tests.unit.test_formats import check_equal
 from tests.waiting import wait_until
 from worker_config.manifest import ModelEntry
 

@@ -21,10 +21,9 @@ from tasks.datasets.open_file import Opener
 from tasks.datasets.split_reader import SplitReader
 from tasks.protocol.split_ref import SplitRef, cut
 from tasks.storage import objects
-from tests.integration.test_split_reads import MODELS, digest
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
-from tests.split_files import WRITERS, csv
+from tests.split_files import MODELS, WRITERS, csv, digest
 from tests.systems import System, serving
 from tests.waiting import wait_for_job
 from worker_config.errors import InputError, ObjectChangedError, UsageError

@@ -17,29 +17,10 @@ from producer import Client
 from producer.sources import open_source
 from producer.sources.formats.split_source import SplitSource
 from tests.manifests import write_manifest
-from tests.split_files import ROWS, TABLE, WRITERS, parquet_files, partitioned
+from tests.split_files import MODELS, ROWS, TABLE, WRITERS, digest, parquet_files, partitioned
 from tests.systems import System, serving, shared_folders
 from tests.waiting import wait_for_job, wait_until
 from worker_config.errors import InputError, UsageError
-
-MODELS = '''
-import hashlib
-import numpy as np
-
-def seen(rows):
-    """What each row is, whatever its columns."""
-    columns = list(rows.values()) if isinstance(rows, dict) else [rows]
-    return np.array([digest([column[at] for column in columns]) for at in range(len(columns[0]))], object)
-
-def digest(values):
-    plain = [value.tolist() if hasattr(value, "tolist") else value for value in values]
-    return hashlib.sha256(repr(plain).encode()).hexdigest()[:16]
-
-def odd(rows):
-    if (rows["whole"] % 97 == 5).any():
-        raise ValueError("is odd")
-    return rows["whole"]
-'''
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +43,6 @@ def data(system: System, request: pytest.FixtureRequest) -> Path:
     folder = system.folder / "data" / hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
     folder.mkdir()
     return folder
-
-
-def digest(values: list[Any]) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("detached", [False, True], ids=["attached", "detached"])

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 
 from producer.cli.manifest import check_names, model_digests
-from tasks.child.load_model import load_model
 from tasks.models.formats import open_model
 from tasks.models.model_version import entry_digest
 from tasks.models.source_text import source_text
-from tasks.preparation.serving_spec import ServingSpec
 from tasks.snapshots.cache import cache_key
 from tests.formats import (
     CASES,
@@ -32,11 +30,10 @@ from tests.formats import (
     tflite_case,
     weights_of,
 )
+from tests.loaded import BATCH_ROWS, check_equal, loaded, refused
 from tests.models import keras_may_warn
 from worker_config.errors import InputError, ModelError, ModelLoadError
 from worker_config.manifest import ModelEntry, read_manifest
-
-BATCH_ROWS = 5
 
 
 @pytest.fixture(scope="module")
@@ -52,28 +49,6 @@ def functions(folder: Path) -> Any:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         yield
-
-
-def loaded(entry: ModelEntry, **changes: Any) -> Any:
-    entry = msgspec.structs.replace(entry, batch_rows=BATCH_ROWS, **changes)
-    try:
-        digest = entry_digest(entry)
-    except OSError:
-        digest = ""  # loading says what is wrong
-    return load_model(ServingSpec("m", digest, entry, batch_rows=BATCH_ROWS))
-
-
-def check_equal(got: Any, expected: Any) -> None:
-    got = got if isinstance(got, dict) else dict.fromkeys(expected, got)
-    assert set(got) == set(expected)
-    for name, array in expected.items():
-        assert got[name].shape == array.shape
-        if array.dtype.kind in "OSU":
-            assert got[name].tolist() == array.tolist()
-        else:
-            assert got[name].dtype == array.dtype
-            wide = complex if array.dtype.kind == "c" else float  # numpy compares no bfloat16
-            np.testing.assert_allclose(got[name].astype(wide), array.astype(wide), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -191,15 +166,6 @@ def test_wrong_tensor_names_are_told_with_those_that_exist(tmp_path: Path, case:
     path = tmp_path / "a.pb"
     path.write_bytes(graph_bytes())
     refused(ModelEntry(str(path), **names), words)
-
-
-def refused(entry: ModelEntry, words: str) -> None:
-    with pytest.raises(ModelLoadError, match=words) as error:
-        loaded(entry)
-    text = str(error.value)
-    assert text.startswith(f"model m cannot be loaded from {entry.path}: ")
-    assert "\n" not in text
-    assert len(text) < 700
 
 
 def test_what_is_no_model_is_told_in_one_line(tmp_path: Path) -> None:

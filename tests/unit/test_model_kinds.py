@@ -14,7 +14,7 @@ from tasks.preparation.make_snapshot import make_snapshot
 from tasks.preparation.serving_spec import ServingSpec
 from tests.formats import Case
 from tests.kinds import KINDS, ROOT, can_be_made, table, written
-from tests.unit.test_formats import check_equal, refused
+from tests.loaded import check_equal, refused
 from worker_config.manifest import ModelEntry
 
 NAMES = [f"{kind.name} {kind.form}".replace("`", "") for kind in KINDS]

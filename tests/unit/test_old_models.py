@@ -16,8 +16,8 @@ from tasks.models.model_version import entry_digest, model_digest
 from tasks.models.program import concrete
 from tasks.preparation.make_snapshot import make_snapshot
 from tests.formats import control_flow_of_tensorflow_1
+from tests.loaded import loaded, refused
 from tests.models import keras_may_warn
-from tests.unit.test_formats import loaded, refused
 from worker_config.manifest import ModelEntry
 
 ROWS = np.random.default_rng(3).random((23, 4), np.float32)
