@@ -11,7 +11,7 @@ import pytest
 from worker_config import errors
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), REPOSITORY / "findings" / "README.md"])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*/README.md")])
 README_WORDS = 1_000
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -77,6 +77,22 @@ def test_every_page_is_in_the_menu_of_the_site() -> None:
     menu = set(re.findall(r": (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
     pages = {page.relative_to(REPOSITORY / "docs").as_posix() for page in (REPOSITORY / "docs").rglob("*.md")}
     assert menu == pages | {"index.md", "contributing.md", "changelog.md", "reporting.md"}
+
+
+def test_every_example_stands_in_the_table_beside_a_test_that_runs_it() -> None:
+    folder = REPOSITORY / "examples"
+    rows = re.findall(
+        r"^\| \[`(.+?)`\]\(\1\) \|.*\| `make (?:test|integrations)`: \[.*\]\((.+)\) \|$",
+        (folder / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    programs = [path for suffix in ("py", "ipynb", "sh") for path in folder.rglob(f"*.{suffix}")]
+    helpers = {"digits/augment.py", "images/decode.py"}  # which the programs beside them use
+    assert {name for name, _ in rows} == {path.relative_to(folder).as_posix() for path in programs} - helpers
+    for name, test in rows:
+        text = (folder / test).read_text(encoding="utf-8")
+        told = Path(name).parts[0].removesuffix(".ipynb") if name.endswith("train.py") else Path(name).name
+        assert told in text or re.fullmatch(r"with_(\w+)\.py", told)[1] in text, name  # type: ignore[index]
 
 
 def test_every_error_is_documented() -> None:
