@@ -6,7 +6,6 @@ PredictRequest --Client.try_out--> Preflight --rehearse--> lines, or JSON; no ou
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from producer.preflight.preflight import Preflight
 from producer.records.failures import failed_alone
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.job_options import JobOptions
-from producer.sinks import can_drop, check_output
+from producer.sinks import can_drop, check_output, output_path
 from producer.sources import open_source
 from tasks.protocol.messages import PartsReply
 from tasks.protocol.records import TensorSpec
@@ -55,7 +54,7 @@ def dry_run(request: PredictRequest, output: Path, force: bool, *, in_parts: boo
         fail_together=together,
         policy=policy,
         # Where workers would write, which they are not asked to.
-        write_to=PartsReply(os.path.realpath(output)) if in_parts else None,
+        write_to=PartsReply(str(output_path(output))) if in_parts else None,
     )
     with open_system(request) as system, system.start() as client:
         preflight = client.try_out(request.models, source, options)
@@ -125,7 +124,7 @@ def values(preflight: Preflight, output: Path | None, written: DryWrite | None) 
         },
         "spool_free_bytes": preflight.spool_free,
         "detached": _detached_values(preflight) if output is None else None,
-        "output": os.path.realpath(output) if output else None,
+        "output": str(output_path(output)) if output else None,
         "output_bytes": written and written.bytes,
         "free_bytes": written and written.free,
     }

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from producer.rows.part import Part
-from producer.sinks.opening import open_sink
+from producer.sinks.opening import open_sink, output_path
 from tasks.outputs.temp_paths import check_free, one_line_errors
 from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import FailureRecord
 from worker_config.errors import OutputError
+from worker_config.object_urls import is_url
 
 # Of the whole output, what is on the disk at a time, where that is looked at before the first row is written.
 _AT_A_TIME = {".npy": 1, ".npz": 2}
@@ -39,8 +40,10 @@ def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, Fai
     Raises:
         OutputError: the format cannot hold such outputs, the folder cannot be written to, or the disk is too small.
     """
-    path = Path(os.path.realpath(path))
-    with one_line_errors(path), tempfile.TemporaryFile(dir=path.parent):
+    path = output_path(path)
+    # What goes to a store is made in the temporary folder, by whoever makes it.
+    made_in = Path(tempfile.gettempdir()) if is_url(path) else path.parent
+    with one_line_errors(path), tempfile.TemporaryFile(dir=made_in):
         pass
     with tempfile.TemporaryDirectory(prefix="celeriac-") as folder:
         elsewhere = Path(os.path.realpath(folder)) / path.name
@@ -53,12 +56,12 @@ def rehearse(path: Path, part: Part, rows: int | None, dropped: Mapping[str, Fai
         except OutputError as error:
             raise OutputError(str(error).replace(str(elsewhere), str(path))) from error
         written = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(made_in).free
     if rows is None or not part.rows:
         return DryWrite(None if rows is None else written, free)
     needed = round(rows * _row_bytes(part, written, path.suffix.lower()))
     if times := _AT_A_TIME.get(path.suffix.lower()):
-        check_free(path, times * needed)
+        check_free(path, times * needed, made_in)
     return DryWrite(needed, free)
 
 

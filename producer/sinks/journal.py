@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 
 from producer.sinks.changes import check_same
-from producer.sinks.journal_files import JournalFile, open_journal_file
+from producer.sinks.journal_files import JournalFile, StagedJournalFile, open_journal_file
 from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import not_continued
 from tasks.protocol.codec import Key
@@ -187,6 +187,11 @@ class Journal:
         self._file.cut(0)
         self._append({**head, "by": _by()})
 
+    @property
+    def staging(self) -> Path | None:
+        """The folder of this machine in which an output of objects is made, if it is."""
+        return self._file.staging if isinstance(self._file, StagedJournalFile) else None
+
     def close(self) -> None:
         """Leave the journal for the next run."""
         self._file.close()
@@ -225,7 +230,7 @@ def open_journal(
             are rows of a former run, and nobody said what is to become of them.
     """
     now: _Record = {"format": FORMAT, "kind": kind or path.suffix.lower(), "rows": rows, **head.as_dict()}
-    file = open_journal_file(path, journal_path(path))
+    file = open_journal_file(path, journal_path(path), is_staged=not kind)
     with ExitStack() as undo:
         undo.callback(file.close)
         data = file.read()

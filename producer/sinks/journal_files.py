@@ -11,20 +11,33 @@ goes on, and the other one ends with its next line.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
+import shutil
+import socket
+import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
+from producer.sinks.output_place import place_of
 from tasks.outputs.temp_paths import not_continued, sync_folder
 from tasks.storage import objects
 from tasks.storage.objects import ObjectStamp
 from tasks.transport.output_objects import as_output_errors
-from worker_config.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError, OutputInUseError
+from worker_config.errors import (
+    ObjectChangedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    OutputError,
+    OutputInUseError,
+)
 from worker_config.object_urls import ObjectUrl, is_url, object_url
 
 # A journal's last object is written anew with each line, until it is so large.
 _OBJECT_BYTES = 256 * 2**10
+_LOCK = "lock"
 
 
 class LocalJournalFile:
@@ -177,13 +190,89 @@ class ObjectJournalFile:
         return OutputInUseError(f"{self._output}: another process writes it by now; let that one go on, or stop it")
 
 
+class StagedJournalFile(ObjectJournalFile):
+    """That of an output which is made in a folder of this machine, and is in the store when it is whole.
+
+    The folder is locked, as a process that goes on would write the files of the one that still lives. What a run has
+    left is in it under a name that the journal's first line has: what another run has left there is of no use.
+
+    Raises:
+        OutputInUseError: another process of this machine writes the output.
+        OutputError: the folder is somebody else's.
+    """
+
+    def __init__(self, output: ObjectUrl, path: ObjectUrl) -> None:
+        super().__init__(output, path)
+        self._folder = _staging_folder(output)
+        self._run = ""
+        self._descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            lock(output, self._descriptor)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def staging(self) -> Path:
+        """Where the files of this run are, made if need be; those of others go."""
+        for entry in self._folder.iterdir():
+            if entry.name not in (self._run, _LOCK):
+                shutil.rmtree(entry, ignore_errors=True)
+        (folder := self._folder / self._run).mkdir(exist_ok=True)
+        return folder
+
+    def read(self) -> bytes:
+        """All of it."""
+        data = super().read()
+        self._run = _name_of(data)
+        return data
+
+    def cut(self, length: int) -> None:
+        """As of any; what stays is continued, which can be where the rows are."""
+        if length and not (self._folder / self._run).is_dir():
+            raise not_continued(
+                self._output,
+                f"its rows so far are on the machine where it began, and not in {self._folder} of "
+                f"{socket.gethostname()}; continue it there",
+            )
+        super().cut(length)
+
+    def append(self, line: bytes) -> None:
+        """As of any."""
+        super().append(line)
+        self._run = self._run or _name_of(line)
+
+    def close(self) -> None:
+        """Unlock the folder, and leave it for the next run."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def remove(self) -> None:
+        """Nothing is left to continue."""
+        if self._stamp:
+            place_of(cast("Path", self._output)).remove_working("")
+        super().remove()
+        if self._descriptor >= 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self.close()
+
+    def _delete(self) -> None:
+        super()._delete()
+        self._run = ""
+
+
 JournalFile: TypeAlias = LocalJournalFile | ObjectJournalFile
 
 
-def open_journal_file(output: Path, path: Path) -> JournalFile:
-    """The journal of an output, made where there is none; OutputInUseError where another process has locked it."""
+def open_journal_file(output: Path, path: Path, *, is_staged: bool) -> JournalFile:
+    """The journal of an output, made where there is none; OutputInUseError where another process has locked it.
+
+    With `is_staged` an output behind a URL is made on this machine.
+    """
     if is_url(output):
-        return ObjectJournalFile(object_url(str(output)), object_url(str(path)))
+        kind = StagedJournalFile if is_staged else ObjectJournalFile
+        return kind(object_url(str(output)), object_url(str(path)))
     return LocalJournalFile(output, path)
 
 
@@ -197,7 +286,7 @@ def is_journal(path: Path) -> bool:
     return False
 
 
-def lock(path: Path, descriptor: int) -> None:
+def lock(path: Path | ObjectUrl, descriptor: int) -> None:
     """Lock an output by an open file beside it until that is closed; OutputInUseError if another process has."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,3 +295,19 @@ def lock(path: Path, descriptor: int) -> None:
         in_use = True
     if in_use:
         raise OutputInUseError(f"{path}: another process is writing it; wait for that one, or choose another name")
+
+
+def _staging_folder(output: ObjectUrl) -> Path:
+    """Where an output is made, in the temporary folder, a folder of this user alone."""
+    folder = Path(tempfile.gettempdir()) / f"celeriac-staging-{os.geteuid()}-{_name_of(str(output).encode())}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OutputError(f"{output}: {folder} is not a folder of this user; remove it, or set TMPDIR to another place")
+    return folder
+
+
+def _name_of(data: bytes) -> str:
+    """By the first line; empty of nothing."""
+    line = data.partition(b"\n")[0]
+    return hashlib.sha256(line).hexdigest()[:16] if line else ""

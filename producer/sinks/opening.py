@@ -12,11 +12,12 @@ from typing import cast
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
 from producer.sinks.journal_files import is_journal
-from producer.sinks.output_place import place_of
+from producer.sinks.object_target import ObjectTarget
 from producer.sinks.sink import Sink
 from tasks.outputs.formats import IN_PARTS, WRITERS
 from tasks.outputs.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
 from tasks.outputs.writer import Writer
+from tasks.transport import run_folder
 from worker_config.errors import OutputError
 from worker_config.object_urls import WEB, is_url, object_url
 
@@ -62,9 +63,10 @@ def open_sink(
     """
     check_output(path, force, resume=resume, in_parts=in_parts)
     mark = "" if journal else "mended" if mends is not None else secrets.token_hex(6)
-    writer = _writer(OutputTarget(output_path(path), rows, mark), in_parts, token)
-    with one_line_errors(writer.target.path):
+    path = output_path(path)
+    with one_line_errors(path):
         if journal is None:
+            writer = _writer(_target(path, rows, mark, in_parts), in_parts)
             if mends is not None:
                 writer.mends = mends
                 writer.remove()
@@ -72,14 +74,18 @@ def open_sink(
             return Sink(writer, None, sync_seconds, mask=mask)
         mask = mask or journal.on_error == "fill"
         notes = open_journal(
-            writer.target.path,
+            path,
             rows,
             journal,
             resume=resume,
             force=force,
             accept_changes=accept_changes,
-            kind=f"{writer.target.path.suffix.lower()}/" if in_parts else "",
+            kind=f"{path.suffix.lower()}/" if in_parts else "",
         )
+        with ExitStack() as undo:
+            undo.callback(notes.close)
+            writer = _writer(_target(path, rows, mark, in_parts, notes.staging), in_parts, token)
+            undo.pop_all()
         if mask and notes.specs:
             writer.add_mask(notes.specs)
         _create_or_reopen(writer, notes)
@@ -98,7 +104,7 @@ def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Si
     if before:
         before.keeps_parts, token = True, before.token
     sink.discard()
-    again = open_sink(sink.path, rows, True, journal=journal, in_parts=before is not None, token=token)
+    again = open_sink(sink.path, rows, sink.may_replace, journal=journal, in_parts=before is not None, token=token)
     if before and again.folder:
         again.folder.begin_merges, again.folder.part_bytes = before.begin_merges, before.part_bytes
     return again
@@ -107,7 +113,7 @@ def begin_again(sink: Sink, rows: int | None, journal: JournalHead | None) -> Si
 def check_output(path: str | Path, force: bool, *, resume: bool = False, in_parts: bool = False) -> None:
     """Raise what `open_sink` would, as far as it can be known before anything is made."""
     path = output_path(path)
-    writer = _writer(OutputTarget(path, None, ""), in_parts)
+    writer = _writer(_target(path, None, "", in_parts, Path()), in_parts)
     with one_line_errors(path):
         if not is_url(path):
             check_parent(path)
@@ -125,7 +131,7 @@ def check_output(path: str | Path, force: bool, *, resume: bool = False, in_part
 def is_there(path: Path) -> bool:
     """Whether anything has the name of an output, but an empty folder."""
     if is_url(path):
-        return bool(place_of(path).named())
+        return ObjectTarget(path, None, "").is_there()
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
@@ -153,17 +159,22 @@ def can_drop(path: Path) -> bool:
     return _writer(OutputTarget(path, None, "")).can_drop
 
 
+def _target(path: Path, rows: int | None, token: str, in_parts: bool, staging: Path | None = None) -> OutputTarget:
+    """The final name of an output; without a `staging` folder one object is made in a folder of this run alone."""
+    if in_parts or not is_url(path):
+        return OutputTarget(path, rows, token)
+    target = ObjectTarget(path, rows, token, staging=staging or run_folder.make("celeriac-output-"))
+    return replace(target, replaces=target.is_there())
+
+
 def _writer(target: OutputTarget, in_parts: bool = False, token: str = "") -> Writer:
     suffix = target.path.suffix.lower()
     if in_parts:
         if suffix in IN_PARTS:
             return FolderWriter(target, token)
         raise OutputError(f"{target.path}/: a folder of such files cannot be written; use {' or '.join(IN_PARTS)}")
-    if is_url(target.path):
-        raise OutputError(
-            f"{target.path}: one object is not written, but a folder of them, by workers: end it with a / "
-            f"({', '.join(IN_PARTS)}), or write a file and copy it there"
-        )
+    if is_url(target.path) and suffix == ".zarr":
+        raise OutputError(f"{target.path}: a Zarr store is many objects, which workers write: end it with a /")
     make = WRITERS.get(suffix)
     if make is None:
         raise OutputError(

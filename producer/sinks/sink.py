@@ -101,6 +101,11 @@ class Sink:
         return self._journal.done_rows if self._journal and self._journal.specs else None
 
     @property
+    def may_replace(self) -> bool:
+        """Whether it takes the place of whatever has its name by then; not so an object, unless it was there before."""
+        return self._writer.target.replaces
+
+    @property
     def left_out(self) -> int:
         """Rows so far that failed, or were dropped on purpose, and are not in the output."""
         return self._layout.skipped
@@ -130,7 +135,7 @@ class Sink:
         if self.folder and self._begun:
             parts = self.folder.adopt(head, self.done_rows)
             # A part may have other outputs than the rows before.
-            with one_line_errors(self.path), closing(parts), suppress(MessageError):
+            with one_line_errors(self._writer.target.described), closing(parts), suppress(MessageError):
                 for part in parts:
                     self.write(part)
             self.done_rows = self._layout.placed
@@ -165,7 +170,7 @@ class Sink:
             part = self._widened(part)
         arrays = self._layout.accept(part)
         try:
-            with one_line_errors(self.path):
+            with one_line_errors(self._writer.target.described):
                 if self.folder:
                     self.folder.output_name = self.output_name
                 begins = not self._begun and bool(self._layout.specs)
@@ -205,16 +210,16 @@ class Sink:
             self._check_usable()
             if not self._begun:
                 raise OutputError(f"{self.path}: nothing to write: no part came, so the outputs are not known")
-            with one_line_errors(self.path):
+            with one_line_errors(self._writer.target.described):
                 self._sync()
                 self._writer.finish(self._layout.placed - self.left_out)
                 if self.folder:
                     self._sync()  # files that were merged since
-                elif self.path.is_dir():
+                elif isinstance(self.path, Path) and self.path.is_dir():
                     manifest_path(self.path).unlink(missing_ok=True)  # of a store that workers wrote, and this replaces
                 self._writer.publish()
                 self.committed = True
-                if not self.folder:
+                if not self.folder and isinstance(self.path, Path):
                     sync_folder(self.path.parent)
             self.discard()
         finally:

@@ -16,6 +16,8 @@ import numpy as np
 from tasks.outputs.row_spec import RowSpec
 
 MASK_NAME = "failed"
+# After the name of an `.npy` output.
+MASK_SUFFIX = f".{MASK_NAME}.npy"
 MASK_SPEC = RowSpec(np.dtype(np.bool_), ())
 
 
@@ -40,4 +42,4 @@ def free_name(taken: Iterable[str]) -> str:
 
 def mask_path(path: Path) -> Path:
     """Name the mask file of an `.npy` output."""
-    return path.with_name(f"{path.name}.{MASK_NAME}.npy")
+    return path.with_name(path.name + MASK_SUFFIX)

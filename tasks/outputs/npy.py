@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tasks.outputs.failed_mask import mask_path
+from tasks.outputs.failed_mask import MASK_SUFFIX, mask_path
 from tasks.outputs.row_spec import RowSpec, output_name
 from tasks.outputs.temp_paths import OutputTarget, bytes_of, check_free
 from tasks.outputs.writer import Arrays, FileWriter, Specs, check_length
@@ -119,7 +119,8 @@ class NpyWriter(ColumnsWriter):
                 f"{', '.join(map(self.name, outputs))}; use .npz"
             )
         if self.target.rows is not None:
-            check_free(self.target.path, sum(bytes_of(spec, self.target.rows) for spec in outputs.values()))
+            needed = sum(bytes_of(spec, self.target.rows) for spec in outputs.values())
+            check_free(self.target.path, needed, self.target.folder)
 
     def finish(self, rows: int) -> None:
         """Complete the headers."""
@@ -131,7 +132,7 @@ class NpyWriter(ColumnsWriter):
     def publish(self) -> None:
         """First the mask: no output is without the one that it should have."""
         if self.mask:
-            self._mask_path.replace(mask_path(self.target.path))
+            self.target.publish(self._mask_path, MASK_SUFFIX)
         super().publish()
 
     @property

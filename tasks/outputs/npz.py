@@ -30,7 +30,8 @@ class NpzWriter(ColumnsWriter):
         """The disk holds one array twice while it is copied; all of them where a failed copy must be repeatable."""
         if self.target.rows is not None:
             sizes = [bytes_of(spec, self.target.rows) for spec in specs.values()]
-            check_free(self.target.path, sum(sizes) + (sum(sizes) if self.target.journalled else max(sizes)))
+            needed = sum(sizes) + (sum(sizes) if self.target.journalled else max(sizes))
+            check_free(self.target.path, needed, self.target.folder)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; the copy into the zip file is made again."""

@@ -23,11 +23,23 @@ class OutputTarget:
         path: the final name.
         rows: rows of the whole output; None where unknown.
         token: a random part of the temporary names; empty with a journal, so that the next run finds them.
+        replaces: whether what has the name by then gives way.
     """
 
     path: Path
     rows: int | None
     token: str
+    replaces: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """Where the temporary files are."""
+        return self.path.parent
+
+    @property
+    def described(self) -> str:
+        """For people, in errors of the disk."""
+        return str(self.path)
 
     @property
     def journalled(self) -> bool:
@@ -36,12 +48,31 @@ class OutputTarget:
 
     def temporary(self, label: str = "") -> Path:
         """Name a temporary file, beside the output so that it can take its name."""
-        return self.path.with_name("." + ".".join(filter(None, (self.path.name, self.token, label, "part"))))
+        return self.placed("." + ".".join(filter(None, (self.path.name, self.token, label, "part"))))
+
+    def placed(self, name: str) -> Path:
+        """Where a temporary file of this name is."""
+        return self.path.with_name(name)
 
     def temporaries(self, label: str) -> list[Path]:
         """Find the temporary files of this output whose label is `label` and a number."""
         named = glob.escape(self.temporary(label).name.removesuffix(".part"))
-        return sorted(self.path.parent.glob(f"{named}-*.part"))
+        return sorted(self.folder.glob(f"{named}-*.part"))
+
+    def is_there(self) -> bool:
+        """Whether something has the final name."""
+        return self.path.exists()
+
+    def check_replaceable(self) -> None:
+        """Raise OutputError unless what has the final name is a file, which an output of one file may replace."""
+        check_regular_file(self.path)
+
+    def publish(self, file: Path, suffix: str = "") -> None:
+        """Give a temporary file the final name, or, with a suffix, that of a file beside it."""
+        file.replace(self.path.with_name(self.path.name + suffix))
+
+    def clear(self) -> None:
+        """Remove what was made for temporary files, when these are gone."""
 
 
 def bytes_of(spec: RowSpec, rows: int) -> int:
@@ -49,12 +80,15 @@ def bytes_of(spec: RowSpec, rows: int) -> int:
     return rows * math.prod(spec.shape) * spec.dtype.itemsize
 
 
-def check_free(path: Path, needed: int) -> None:
-    """Raise OutputError unless the disk has so many bytes free; before the work, where the size is known."""
-    disk = shutil.disk_usage(path.parent)
+def check_free(path: Path, needed: int, folder: Path) -> None:
+    """Raise OutputError unless the disk has so many bytes free; before the work, where the size is known.
+
+    The output is made in `folder`, which a `path` that is none has not beside it.
+    """
+    disk, where = shutil.disk_usage(folder), "" if isinstance(path, Path) else f" of {folder}"
     if disk.total and needed > disk.free:  # a file system that does not know its size says 0
         raise OutputError(
-            f"{path}: needs {needed / 2**20:.0f} MiB, the disk has {disk.free / 2**20:.0f} MiB free; make room"
+            f"{path}: needs {needed / 2**20:.0f} MiB, the disk{where} has {disk.free / 2**20:.0f} MiB free; make room"
         )
 
 

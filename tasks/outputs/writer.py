@@ -20,7 +20,7 @@ from typing import IO, ClassVar, Literal, TypeAlias
 
 from tasks.outputs.failed_mask import MASK_SPEC, free_name
 from tasks.outputs.row_spec import RowSpec
-from tasks.outputs.temp_paths import OutputTarget, check_regular_file, not_continued
+from tasks.outputs.temp_paths import OutputTarget, not_continued
 from tasks.protocol.codec import Array, Key
 from worker_config.errors import OutputError
 from worker_config.foreign_errors import UNDECODABLE
@@ -101,11 +101,11 @@ class Writer(ABC):
 
     def is_there(self) -> bool:
         """Whether something has the final name."""
-        return self.target.path.exists()
+        return self.target.is_there()
 
     def check_replaceable(self) -> None:
         """Raise OutputError unless what has the final name already is an output of this kind."""
-        check_regular_file(self.target.path)
+        self.target.check_replaceable()
 
     @abstractmethod
     def create(self) -> None:
@@ -156,7 +156,7 @@ class Writer(ABC):
 
     def publish(self) -> None:
         """Give the output its final name."""
-        self.temporary.replace(self.target.path)
+        self.target.publish(self.temporary)
 
     def published_bytes(self) -> int:
         """How many the rows take that have their final name."""
@@ -171,6 +171,7 @@ class Writer(ABC):
         for path in (self.temporary, *self.target.temporaries(self.label)):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+        self.target.clear()
 
 
 class FileWriter(Writer):

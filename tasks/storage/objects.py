@@ -18,12 +18,16 @@ from typing import Any
 
 from tasks.storage.requests import answered
 from tasks.storage.stores import obstore, store_of
-from worker_config.errors import ObjectChangedError, ObjectMissingError, UsageError
+from worker_config.errors import ObjectChangedError, ObjectError, ObjectExistsError, ObjectMissingError, UsageError
 from worker_config.object_urls import WEB, ObjectUrl
 
 # A request takes no longer than its time limit also over a slow line.
 PIECE_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1_000
+# A request takes no longer for so much within a store either.
+_MOST_COPIED_BYTES = 2**30
+# Of one object, as S3 has it.
+_MOST_PIECES = 10_000
 # Of a stamp that holds for any object of its size.
 _ANY_TIME = -1
 
@@ -161,10 +165,35 @@ def put(
     if expected:
         mode = {"e_tag": f'"{expected.etag}"', **({"version": expected.version} if expected.version else {})}
     # What depends on what is there goes in one request: stores know no condition for many parts.
-    parts = {"use_multipart": False} if mode != "overwrite" else {"chunk_size": PIECE_BYTES, "max_concurrency": 2}
-    written = answered(url, "write", lambda: library.put(store, url.key, data, mode=mode, **parts))
     size = data.stat().st_size if isinstance(data, Path) else len(data)
+    piece = max(PIECE_BYTES, -(-size // _MOST_PIECES))
+    parts = {"use_multipart": False} if mode != "overwrite" else {"chunk_size": piece, "max_concurrency": 2}
+    written = answered(url, "write", lambda: library.put(store, url.key, data, mode=mode, **parts))
     return ObjectStamp(size, _ANY_TIME, _etag(written), written["version"] or "")
+
+
+def put_new(url: ObjectUrl, path: Path, beside: ObjectUrl) -> None:
+    """Write a file as an object that is not there, however large it is.
+
+    What goes in many parts knows no condition: it is written `beside` first, and copied if there is no object by then.
+    Of more than a store copies in the time of a request, it is looked for before the parts are sent.
+
+    Raises:
+        ObjectExistsError: one is there.
+        ObjectError: see `answered`.
+    """
+    if path.stat().st_size <= _MOST_COPIED_BYTES:
+        put(beside, path)
+        try:
+            copy(beside, url, replace=False)
+        finally:
+            with suppress(ObjectError):
+                delete([beside], waits=False)
+        return
+    with suppress(ObjectMissingError):
+        stat(url)
+        raise ObjectExistsError(f"{url}: is there already; choose another name, or delete it")
+    put(url, path)
 
 
 def download(url: ObjectUrl, stamp: ObjectStamp, path: Path) -> None:
@@ -181,14 +210,15 @@ def download(url: ObjectUrl, stamp: ObjectStamp, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def copy(source: ObjectUrl, target: ObjectUrl) -> None:
-    """Give an object's bytes another name in the same bucket, whole; the store does it. What is there gives way.
+def copy(source: ObjectUrl, target: ObjectUrl, *, replace: bool = True) -> None:
+    """Give an object's bytes another name in the same bucket, whole; the store does it.
 
     Raises:
+        ObjectExistsError: one is there, and may not be replaced.
         ObjectError: see `answered`.
     """
     store = _object(source)
-    answered(source, "copy", lambda: obstore().copy(store, source.key, target.key))
+    answered(source, "copy", lambda: obstore().copy(store, source.key, target.key, overwrite=replace))
 
 
 def delete(urls: Sequence[ObjectUrl], *, waits: bool = True) -> None:

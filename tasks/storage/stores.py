@@ -81,7 +81,9 @@ def _made(stores: Any, url: ObjectUrl) -> Any:
     # Where an endpoint of S3 is plain HTTP, the environment says so itself; keys are not sent, requests are signed.
     plain = {"client_options": {"allow_http": True}}
     if url.scheme == "s3":
-        return stores.S3Store(url.bucket, **options, **plain)
+        # What keeps a copy from replacing another object: the condition is on the end of an upload in parts.
+        copies = {"copy_if_not_exists": os.environ.get("AWS_COPY_IF_NOT_EXISTS", "multipart")}
+        return stores.S3Store(url.bucket, **copies, **options, **plain)
     if url.scheme == "gs":
         return stores.GCSStore(url.bucket, **options)
     if url.scheme == "az":

@@ -352,7 +352,7 @@ def _as_user(store: ObjectStore, user: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("output", "in_parts", "told"),
     [
-        ("s3://rows/x.npy", False, "one object is not written, but a folder of them, by workers: end it with a /"),
+        ("s3://rows/x.zarr", False, "a Zarr store is many objects, which workers write: end it with a /"),
         ("https://host/x.npy", True, "web servers are not written to; use a store of objects"),
         ("s3://rows/x.npz", True, "a folder of such files cannot be written; use .parquet"),
         ("s3://rows/outputs/../x.npy", True, "has a segment that is empty"),

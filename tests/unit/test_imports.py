@@ -59,6 +59,7 @@ KNOWN = {
     "tasks.snapshots.cache",
     "tasks.snapshots.fetch_models",
     "tasks.snapshots.installed",
+    "tasks.storage.background",
     "tasks.storage.object_paths",
     "tasks.storage.objects",
     "tasks.storage.told",
