@@ -59,7 +59,7 @@ def test_predict_reads_and_writes_rows_behind_urls_and_says_what_is_wrong_with_o
     for words, code, told in (
         (("s3://rows/command/none.npy", "-o", "x.npy"), ExitCode.INPUT, "s3://rows/command/none.npy: no such object"),
         (("https://host/x.npy?Signature=secret", "-o", "x.npy"), ExitCode.INPUT, "https://host/x.npy: has a ? or a #"),
-        (("s3://rows/command/rows.npy", "-o", "s3://rows/x.npy"), ExitCode.USAGE, "one object is not written"),
+        (("s3://rows/command/rows.npy", "-o", "s3://rows/x.zarr"), ExitCode.USAGE, "a Zarr store is many objects"),
     ):
         ended = celeriac.run("predict", "double", *words)
         assert ended.code == code, ended.stderr
