@@ -50,6 +50,8 @@ STORE_REQUEST_SECONDS: Final = 10
 STORE_WAIT_SECONDS: Final = 60.0
 STORE_BACKOFF_SECONDS: Final = 5.0
 STORE_TELL_SECONDS: Final = 10.0
+# A child's wait that is longer is told to whoever waits for its job.
+STORE_TOLD_SECONDS: Final = 1.0
 
 # --- A chunk that comes back without outputs, or not at all
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import click
+import msgspec
 
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option
 from producer.cli.viewing import viewing
 from producer.records import job_store
+from producer.records.store_waits import of_job, waits_in
 from producer.records.turns import read_turns
 from producer.scheduling.model_pinning import refs
 from producer.scheduling.preparing_workers import in_words, will_hold
@@ -70,7 +72,10 @@ def status(job: str, broker_url: str, as_json: bool) -> None:
     with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job, viewer)
         expires_at = job_store.expires_at(client, record.id)
-        workers, preparing = read_all(client)
+        workers, preparing, facts = read_all(client)
+    # A detached job's record is nobody's to write meanwhile.
+    waits = of_job(waits_in(facts), record.id) if state is job_store.JobState.RUNNING else ""
+    record = msgspec.structs.replace(record, waits=waits)
     held = [set(map(str, refs(slot.models))) for slots in workers.values() for slot in slots]
     slots = sum(set(record.models) <= models for models in held)
     wanted = {name: digest for name, _, digest in (model.partition("@") for model in record.models)}

@@ -107,7 +107,7 @@ def models(
     preparing: dict[str, Preparing] = {}
     if broker_url:
         with broker_errors(broker_url), connect(broker_url) as client:
-            workers, preparing = read_all(client)
+            workers, preparing, _ = read_all(client)
         slots = [slot for slots in workers.values() for slot in slots]
         # Workers may hold different versions of a model.
         infos = {str(ref): info for slot in slots for ref, info in zip(refs(slot.models), slot.models, strict=True)}

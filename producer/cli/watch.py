@@ -21,6 +21,7 @@ from producer.records import job_store
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, progress_of, rate_of
+from producer.records.store_waits import WaitLine
 from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Viewer
@@ -134,6 +135,7 @@ class JobScreen:
         self._reporter = ProgressReporter(record.rows, line=self._line)
         self.say, self.close = self._reporter.say, self._reporter.close
         self._pace = Pace()
+        self._wait_line = WaitLine()
         self._said: set[Callable[[JobState, JobRecord], str]] = set()
 
     def show(self, state: JobState, record: JobRecord) -> None:
@@ -148,6 +150,8 @@ class JobScreen:
             if look not in self._said and (text := look(state, record)):
                 self._said.add(look)
                 self.say(f"job {record.id}: {text}")
+        if text := self._wait_line.look(record.waits, time.monotonic()):
+            self.say(f"job {record.id} {text}")
 
     def _line(self, progress: Progress, rows_per_second: float) -> str:
         if progress.state is not JobState.RUNNING:

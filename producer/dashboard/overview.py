@@ -12,14 +12,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import redis
+from msgspec.structs import replace
 
 from producer.records import job_store
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, is_silent, progress_of
+from producer.records.store_waits import of_job, waits_in
 from producer.scheduling.model_pinning import refs
 from producer.scheduling.priority import priority_name
-from tasks.protocol.records import JobRecord, ModelInfo
+from tasks.protocol.records import JobRecord, ModelInfo, Running
 from tasks.protocol.seal import Viewer
 from tasks.transport.worker_registry import WorkerRecord, read_records
 
@@ -44,6 +46,8 @@ class Overview:
         held = Counter(frozenset(map(str, refs(slot.models))) for one in workers.values() for slot in one.slots)
         running = {record.id for state, record in jobs if state is JobState.RUNNING}
         self._paces = {job_id: pace for job_id, pace in self._paces.items() if job_id in running}
+        waits = waits_in({name: one.facts for name, one in workers.items()})
+        jobs = [(state, replace(record, waits=of_job(waits, record.id))) for state, record in jobs]
         values: Values = {f"job:{record.id}": self._job(state, record, held) for state, record in jobs}
         values |= {f"worker:{node_of(name)}": worker_values(one) for name, one in workers.items()}
         values |= {f"model:{ref}": one for ref, one in model_values(workers).items()}
@@ -69,6 +73,7 @@ def job_values(state: JobState, record: JobRecord) -> Values:
     notes = [record.error, *(f"model {name}: {one}" for name, one in record.differed.items())]
     notes += [failed_alone(record.failed_models)] if record.failed_models else []
     notes += [f"its producer {record.producer} gives no sign of life"] if is_silent(state, record) else []
+    notes += [record.waits] if state is JobState.RUNNING else []
     return {
         "id": record.id,
         "state": state.value,
@@ -90,7 +95,7 @@ def job_values(state: JobState, record: JobRecord) -> Values:
 def worker_values(record: WorkerRecord) -> Values:
     """A worker, and each slot as [number, process, job, what it was at in words, for how many seconds]."""
     facts, told = record.facts, record.preparing
-    running = {slot: [one.job, one.text, one.seconds] for slot, one in facts.running.items()}
+    running = {slot: [one.job, _doing(one), one.seconds] for slot, one in facts.running.items()}
     slots = [[slot.slot, slot.pid, *running.get(slot.slot, ["", "", 0.0])] for slot in record.slots]
     # Those of a worker that drains are none any more, but what runs there ends first.
     slots += [[slot, 0, *one] for slot, one in running.items()] if facts.draining else []
@@ -104,6 +109,10 @@ def worker_values(record: WorkerRecord) -> Values:
         "models": sorted({str(ref) for slot in record.slots for ref in refs(slot.models)}),
         "slots": slots,
     }
+
+
+def _doing(one: Running) -> str:
+    return f"{one.text}; waits for {one.waits}" if one.waits else one.text
 
 
 def model_values(workers: Mapping[str, WorkerRecord]) -> dict[str, Values]:

@@ -15,6 +15,7 @@ from producer.detached.submit import send
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.records.job_store import JobState
+from producer.records.store_waits import of_job
 from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.records import JobRecord, Plan
 from tasks.transport import scripts
@@ -76,7 +77,9 @@ class Watcher:
 
     def _look_after(self, record: JobRecord, now: float) -> None:
         client, liveness = self._channel.client, self._liveness
-        liveness.update(now, *self._channel.workers())
+        workers, seconds_left, preparing, waits = self._channel.workers()
+        liveness.update(now, workers, seconds_left, preparing)
+        self._last = JobState.RUNNING, replace(record, waits=of_job(waits, record.id))
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
         if absence := liveness.absence(now):

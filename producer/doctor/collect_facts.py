@@ -56,7 +56,7 @@ def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
         info = cast("dict[str, Any]", client.info())
         ahead = clock_ahead_of(its_time, asked, answered)
         facts = broker.read(str(redacted(url)), info, _save(client), answered - asked, ahead)
-        workers, preparing = read_all(client)
+        workers, preparing, _ = read_all(client)
         hosts, names = read_facts(client, workers), short_names(workers)
     states = [WorkerState(names[one], slots, hosts[one], preparing.get(one)) for one, slots in workers.items()]
     return facts, states

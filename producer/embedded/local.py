@@ -226,7 +226,7 @@ def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds:
                 redis_is_up = redis_is_up or event.get("up") == "redis"
             if redis_is_up:
                 with broker_errors(url):
-                    found, preparing = read_all(client)
+                    found, preparing, _ = read_all(client)
                 if sum(map(len, found.values())) >= workers:
                     return
                 if step != (step := "".join(one.step for one in preparing.values())):

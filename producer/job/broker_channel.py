@@ -15,6 +15,7 @@ from typing import cast
 
 import redis
 
+from producer.records.store_waits import StoreWait, waits_in
 from producer.records.throughput import Throughput
 from tasks.protocol import keys
 from tasks.protocol.messages import (
@@ -238,14 +239,17 @@ class BrokerChannel:
         if self._shared is not None:
             end_files(self._shared, [ref for ref in refs if isinstance(ref, FileRef)])
 
-    def workers(self) -> tuple[dict[str, list[SlotRecord]], dict[str, float], dict[str, Preparing]]:
+    def workers(
+        self,
+    ) -> tuple[dict[str, list[SlotRecord]], dict[str, float], dict[str, Preparing], list[StoreWait]]:
         """Every worker that is up, with its slots, none while its only child is being replaced.
 
-        And after how many seconds each counts as gone, should no sign of life come; and those that prepare models.
+        And after how many seconds each counts as gone, should no sign of life come; those that prepare models; and
+        slots that wait for a store of objects, whichever job's chunk they have.
         """
         with broker_errors(self.url):
-            workers, preparing = read_all(self.client)
-            return workers, seconds_left(self.client, workers), preparing
+            workers, preparing, facts = read_all(self.client)
+            return workers, seconds_left(self.client, workers), preparing, waits_in(facts)
 
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""

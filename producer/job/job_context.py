@@ -31,6 +31,7 @@ class JobContext:
         trace: the span of the job, which ends with its last run.
         worker_timeout_seconds: how long to wait for a worker, where none is up.
         watch: raises when the system has ended.
+        waits: for which store of objects workers wait with its chunks, in words.
     """
 
     spec: JobSpec
@@ -44,6 +45,7 @@ class JobContext:
     trace: JobTrace
     worker_timeout_seconds: float
     watch: Callable[[], None]
+    waits: str = ""
 
     @property
     def id(self) -> str:
@@ -59,4 +61,5 @@ class JobContext:
             failed_models=dict(self.failures.models),
             stages=dict(self.channel.measures.stages),
             differed=dict(self.differed),
+            waits=self.waits,
         )

@@ -2,6 +2,7 @@
 outputs found no room on a worker's disk.
 
 open chunks --stranded, late, lost--> dispatcher, at the head of a queue
+chunks whose slots wait for a store of objects --> are not late; whoever waits for the job is told
 chunk without room --hold--> one of them is tried, with pauses that grow --there is room--> all are sent
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
+from producer.records.store_waits import StoreWait, WaitLine, of_job
 from producer.scheduling.open_chunk import OpenChunk
 from producer.scheduling.stragglers import Stragglers
 from producer.scheduling.worker_liveness import WorkerLiveness
@@ -19,6 +22,7 @@ from tasks.protocol.messages import FailureRecord
 from worker_config.errors import NoSpaceError
 from worker_config.retry_policy import (
     LEAST_BACKOFF_SECONDS,
+    LIVENESS_LOOK_SECONDS,
     REFUSED_WAIT_SECONDS,
     STORE_BACKOFF_SECONDS,
     STRAGGLER_LOOK_SECONDS,
@@ -39,6 +43,7 @@ class Resender:
     def __init__(self, context: JobContext, dispatcher: Dispatcher) -> None:
         spec = context.spec
         self.liveness = WorkerLiveness(context.id, spec.models, context.worker_timeout_seconds, spec.slots)
+        self._context, self._wait_line = context, WaitLine()
         self._channel, self._dispatcher = context.channel, dispatcher
         self._stragglers = Stragglers()
         self._looked_for_late = time.monotonic()
@@ -49,7 +54,9 @@ class Resender:
 
     def look(self, now: float) -> None:
         """See which workers are up, and send what waits in queues of those that are gone, and what Redis has lost."""
-        self.liveness.update(now, *self._channel.workers())
+        workers, seconds_left, preparing, waits = self._channel.workers()
+        self.liveness.update(now, workers, seconds_left, preparing)
+        self._have_patience(waits, now)
         slots, queues = self.liveness.slots, self.liveness.pop_stranded()
         self._dispatcher.use(slots)
         chunks = [one for one in self._dispatcher.open.values() if one.queue in queues and one.times_sent == 1]
@@ -60,6 +67,18 @@ class Resender:
         if slots:
             lost = [one for one in self._dispatcher.open.values() if not one.published]
             self._dispatcher.resend(lost, with_rows=True)
+
+    def _have_patience(self, waits: Sequence[StoreWait], now: float) -> None:
+        """With chunks that wait for a store; where all slots do, none is free for a copy of any."""
+        slots = {(slot.worker, slot.slot) for slot in self.liveness.slots}
+        all_wait = bool(slots) and slots <= {(one.worker, one.slot) for one in waits}
+        own = {one.index for one in waits if one.job == self._context.id}
+        for index, chunk in self._dispatcher.open.items():
+            if index in own or (all_wait and chunk.overdue_since is not None):
+                chunk.stands_still(now + LIVENESS_LOOK_SECONDS)
+        self._context.waits = of_job(waits, self._context.id)
+        if text := self._wait_line.look(self._context.waits, now):
+            logger.warning("job %s %s", self._context.id, text)
 
     def late(self) -> None:
         """Send what is overdue, if anybody is there to run it."""

@@ -266,6 +266,7 @@ class Runner:
     def _settle(self, error: BaseException | None, *, restarts: bool) -> None:
         """Leave nothing behind but the job's record; `restarts` if another run takes this one's place."""
         self._channel.measures.ended = "again" if restarts else self.state.value
+        self.context.waits = ""
         ledger, spec = self.context.ledger, self.context.spec
         ledger.skipped = ledger.rows - ledger.predicted - ledger.failed
         self.context.feed.close()

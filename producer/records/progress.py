@@ -29,6 +29,7 @@ class Progress:
         seconds: since it was submitted, up to its end.
         skipped: rows that were left out on purpose.
         sent_again: times that a chunk was sent once more.
+        waits: for which store of objects workers wait with its chunks, in words; empty where none does.
     """
 
     state: JobState
@@ -40,6 +41,7 @@ class Progress:
     seconds: float
     skipped: int = 0
     sent_again: int = 0
+    waits: str = ""
 
     @property
     def done(self) -> int:
@@ -66,6 +68,7 @@ def progress_of(state: JobState, record: JobRecord, slots: int = 0) -> Progress:
         seconds=(time.time() if running else record.updated_at) - record.submitted_at,
         skipped=counts["skipped"],
         sent_again=counts.get("chunks_sent_again", 0),
+        waits=record.waits if running else "",
     )
 
 
@@ -124,4 +127,5 @@ def details_of(progress: Progress) -> str:
     words = [f"slots {progress.busy}/{progress.slots}", f"{progress.in_flight} in flight"]
     words += [f"{progress.failed:,} failed"] * bool(progress.failed)
     words += [f"{progress.sent_again} sent again"] * bool(progress.sent_again)
+    words += ["a store is waited for"] * bool(progress.waits)
     return ", ".join(words)

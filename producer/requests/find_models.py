@@ -53,7 +53,7 @@ class ModelFinder:
         with broker_errors(url), connect(url) as client:
             while True:
                 # Read at once: a worker has slots by the time at which it no longer prepares.
-                workers, preparing = read_all(client)
+                workers, preparing, _ = read_all(client)
                 slots = [slot for slots in workers.values() for slot in slots]
                 try:
                     infos = model_pinning.pin(names, slots, key_ids)

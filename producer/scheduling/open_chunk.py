@@ -66,6 +66,10 @@ class OpenChunk:
         self.begun_at = since if self.begun_at is None else self.begun_at
         self.overdue_since = since if self.overdue_since is None else self.overdue_since
 
+    def stands_still(self, until: float) -> None:
+        """Its slot waits for a store of objects, which another would wait for, too: until then it is not late."""
+        self.overdue_since = until if self.overdue_since is None else max(self.overdue_since, until)
+
     def resend(self, *, late: bool) -> None:
         """One more copy is on its way; if it is not only late, the others are gone."""
         self.times_sent += 1

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import redis
@@ -26,6 +27,7 @@ from tasks.preparation.model_set import ModelSet
 from tasks.protocol.messages import MESSAGE_VERSION
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.seal import Sealer
+from tasks.storage import waits
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport import worker_registry
@@ -82,6 +84,7 @@ def start(
         # A chunk outlives a short outage of Redis: about a minute of tries.
         client = connect(settings.broker_url or "", retries=CHILD_COMMAND_RETRIES, waits_for_room=True)
         watch, trace = Stopwatch(cells=counters.begin(slot)), None
+        waits.tell_to(partial(counters.waits, slot))
         if settings.trace_exporters:
             from tasks.telemetry import chunk_spans
 

@@ -246,6 +246,7 @@ class JobRecord(_Record, frozen=True):
     `differed` are the models of which an executor gave other outputs than their own graphs, which have run them since;
     of a detached job so many chunks were computed again for it, as `void` says.
     `weight` is what the job has of its queues, against others (`producer/scheduling/priority.py`).
+    `waits` tells of slots that wait for a store of objects with a chunk of it, in words; empty where none does.
     """
 
     id: JobId
@@ -265,6 +266,7 @@ class JobRecord(_Record, frozen=True):
     differed: dict[str, Differed] = {}
     void: int = 0
     weight: float = 4.0
+    waits: str = ""
 
 
 # What may differ between two machines and matter. TensorFlow goes by several names.
@@ -273,17 +275,24 @@ _TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-aa
 
 
 class Running(msgspec.Struct, frozen=True):
-    """What a child is at: a chunk of a job, the same in words, and for how many seconds so far."""
+    """What a child is at: a chunk of a job, the same in words, and for how many seconds so far.
+
+    `index` is the chunk's. Where it stands still for a store of objects, `waits` says for which, why, and
+    `waits_seconds` for how long.
+    """
 
     job: str
     text: str
     seconds: float
+    index: int = -1
+    waits: str = ""
+    waits_seconds: float = 0.0
 
 
 class WorkerFacts(msgspec.Struct, frozen=True):
-    """A worker besides its slots, as its main process sees it, for `celeriac doctor` and `celeriac dashboard`.
+    """A worker besides its slots, as its main process sees it, for whoever looks at it or waits for a job.
 
-    Nothing depends on it: a form that is not known here, as that of another version, is read as far as it goes.
+    No row depends on it: a form that is not known here, as that of another version, is read as far as it goes.
 
     Attributes:
         versions: of Python and of what is installed, by name.

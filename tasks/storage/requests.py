@@ -1,4 +1,4 @@
-"""One request to a store --answered--> its result, after waits that are told; or one error of ours.
+"""One request to a store --answered--> its result, after waits that are told (`waits.py`); or one error of ours.
 
 What obstore says of an error holds addresses, headers and a page of details: only the HTTP status and the store's own
 word for it are passed on.
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
+from tasks.storage import waits as store_waits
 from tasks.storage.stores import credentials_of, obstore
 from worker_config.errors import (
     CeleriacError,
@@ -55,26 +56,31 @@ def answered(url: ObjectUrl, verb: str, request: Callable[[], T], *, waits: bool
         ObjectError: one of its kinds; the text names the URL, the cause and what to do, and no key.
     """
     began, pause, told = time.monotonic(), LEAST_BACKOFF_SECONDS, -STORE_TELL_SECONDS
-    while True:
-        try:
-            return request()
-        except CeleriacError:
-            raise
-        except Exception as error:
-            waited = time.monotonic() - began
-            why = _passing(error)
-            if why is None:
-                _refuse(url, verb, error)
-            if waited >= STORE_WAIT_SECONDS or not waits:
-                raise StoreUnavailableError(
-                    f"{url}: cannot be {_DONE[verb]}: {why}, for {waited:.0f} s by now; look at the store, and at "
-                    "the address in this machine's environment"
-                ) from None
-            if waited - told >= STORE_TELL_SECONDS:
-                told = waited
-                logger.warning("%s: %s; trying to %s it for up to %d s", url, why, verb, STORE_WAIT_SECONDS - waited)
-        time.sleep(pause)
-        pause = min(2 * pause, STORE_BACKOFF_SECONDS)
+    try:
+        while True:
+            try:
+                return request()
+            except CeleriacError:
+                raise
+            except Exception as error:
+                waited = time.monotonic() - began
+                why = _passing(error)
+                if why is None:
+                    _refuse(url, verb, error)
+                if waited >= STORE_WAIT_SECONDS or not waits:
+                    raise StoreUnavailableError(
+                        f"{url}: cannot be {_DONE[verb]}: {why}, for {waited:.0f} s by now; look at the store, and at "
+                        "the address in this machine's environment"
+                    ) from None
+                store_waits.begin(began, f"{url}: {why}")
+                if waited - told >= STORE_TELL_SECONDS:
+                    told = waited
+                    left = STORE_WAIT_SECONDS - waited
+                    logger.warning("%s: %s; trying to %s it for up to %d s", url, why, verb, left)
+            time.sleep(pause)
+            pause = min(2 * pause, STORE_BACKOFF_SECONDS)
+    finally:
+        store_waits.end()
 
 
 _DONE = {

@@ -1,6 +1,7 @@
 """Counts what each child of a worker has done, in memory that it shares with the main process.
 
 child, after each answer and at each stage --numbers--> memory shared since the fork --> main process, when asked
+child that waits for a store ---since when, for what---^
 
 A chunk costs its child microseconds for it, and nobody a system call: no pipe fills while the main process is busy,
 and no file is written. Celery's own word of a task's end would not do, since it does not tell an answer from a chunk
@@ -18,10 +19,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from tasks.protocol.messages import STAGES
-from tasks.telemetry.stopwatch import CELLS, seconds_in
+from tasks.telemetry.stopwatch import CELLS, seconds_in, stage_in
 
 # Only pages that are written to take memory.
 _SLOTS = 4096
+# Of what a child waits for, in words.
+_MOST_WORDS_BYTES = 512
+# Those in which a chunk stands still while a store is waited for; in others something is fetched or sent beside it.
+_STORE_STAGES = ("fetch", "decode", "store")
 
 
 def _count(text: str) -> int:
@@ -76,6 +81,8 @@ class _Slot(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _NAMES),
         ("last_at", ctypes.c_double),
         ("cells", ctypes.c_double * CELLS),
+        ("waits_since", ctypes.c_double),
+        ("waits_for", ctypes.c_char * _MOST_WORDS_BYTES),
     )
 
 
@@ -90,6 +97,7 @@ class Counters:
         own = self._slot(slot)
         own.chunks_before, own.requests_before, own.rows_before = own.chunks, own.requests, own.rows
         own.children += 1
+        own.waits_since = 0.0
         own.pid = os.getpid()
         return cast("MutableSequence[float]", own.cells)
 
@@ -99,6 +107,22 @@ class Counters:
         for name in _NAMES:
             setattr(own, name, getattr(own, name) + getattr(done, name))
         own.last_at = time.monotonic()
+
+    def waits(self, slot: int, since: float, what: str) -> None:
+        """The child of this slot waits for a store, since then; for nothing any more where that is 0."""
+        own = self._slot(slot)
+        # In this order: who looks in between sees no wait, never half a text.
+        own.waits_since = 0.0
+        own.waits_for = what.encode(errors="replace")[: _MOST_WORDS_BYTES - 1]
+        own.waits_since = since
+
+    def wait_of(self, slot: int, pid: int) -> tuple[float, str]:
+        """Since when this child's chunk stands still for a store, and for what; 0 and no text where it does not."""
+        own = self._slot(slot)
+        since, what = own.waits_since, own.waits_for
+        if own.pid != pid or not since or own.waits_since != since or stage_in(own.cells) not in _STORE_STAGES:
+            return 0.0, ""
+        return since, what.decode(errors="ignore")
 
     def of(self, slot: int, pid: int) -> tuple[int, int, int]:
         """The chunks, the requests and the rows that this child has answered; none as long as it has not begun."""

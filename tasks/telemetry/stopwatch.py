@@ -74,9 +74,14 @@ class Stopwatch:
         cells[_SUMS + ended] += spent
 
 
+def stage_in(cells: Sequence[float]) -> str:
+    """The stage that runs."""
+    return STAGES[int(cells[_STAGE])]
+
+
 def seconds_in(cells: Sequence[float], now: float) -> dict[str, float]:
     """All seconds up to now by stage, as a stopwatch with these cells counts them."""
     seconds = dict(zip(STAGES, cells[_SUMS:CELLS], strict=True))
     if cells[_SINCE]:
-        seconds[STAGES[int(cells[_STAGE])]] += max(0.0, now - cells[_SINCE])
+        seconds[stage_in(cells)] += max(0.0, now - cells[_SINCE])
     return seconds

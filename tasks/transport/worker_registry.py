@@ -144,9 +144,11 @@ def read_workers(client: redis.Redis) -> dict[str, list[SlotRecord]]:
     return read_all(client)[0]
 
 
-def read_all(client: redis.Redis) -> tuple[dict[str, list[SlotRecord]], dict[str, Preparing]]:
-    """The same, and what those tell that prepare their models and have no slot yet; read at once."""
-    workers, preparing = {}, {}
+def read_all(
+    client: redis.Redis,
+) -> tuple[dict[str, list[SlotRecord]], dict[str, Preparing], dict[str, WorkerFacts]]:
+    """The same, and what those tell that prepare their models and have no slot yet, and the others; read at once."""
+    workers, preparing, facts = {}, {}, {}
     names = sorted(cast("set[bytes]", client.smembers(keys.WORKERS)))
     for name, fields in _read_hashes(client, names).items():
         if fields:
@@ -154,11 +156,12 @@ def read_all(client: redis.Redis) -> tuple[dict[str, list[SlotRecord]], dict[str
             told = unpack_preparing(fields.get(_PREPARING))
             if told and not workers[name]:  # else the other children follow
                 preparing[name] = told
+            facts[name] = unpack_facts(fields.get(_MAIN)) or WorkerFacts()
         else:
             # Its record has expired. Who may look alone leaves the rest to others.
             with suppress(NoPermissionError):
                 client.srem(keys.WORKERS, name)
-    return workers, preparing
+    return workers, preparing, facts
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tasks.worker.drain import Drain
 from tasks.worker.resize import Resize
 from worker_config.broker import redacted
 from worker_config.errors import MessageError
-from worker_config.retry_policy import STATUS_SECONDS
+from worker_config.retry_policy import STATUS_SECONDS, STORE_TOLD_SECONDS
 
 LOOK_SECONDS = 0.2
 
@@ -61,6 +61,8 @@ class Inspection:
         self._counters = counters
         self._status = status
         self.heartbeat = heartbeat
+        self._told_waits: set[int] = set()
+        self._told_at = 0.0
         self.size = Resize(controller, reports)
         self.drain = Drain(controller, models, heartbeat)
 
@@ -68,6 +70,7 @@ class Inspection:
         """Do what is wanted, and tell of it now and then; called often."""
         self.size.look()
         self.drain.look()
+        self._tell_waits()
         changed = self._status.state != self._state or self._status.redis_lost_at is not None
         if changed or time.monotonic() - self._status.written_at > STATUS_SECONDS:
             self._refreshed()
@@ -125,13 +128,35 @@ class Inspection:
 
     def told(self, facts: WorkerFacts) -> WorkerFacts:
         """What is known of the worker, with what its children are at."""
-        slots = {process.pid: process.index for process in (*self.size.staying, *self.size.leaving)}
-        now, running = time.monotonic(), {}
+        slots, now, running = self._slots, time.monotonic(), {}
         for request, since in _running():
             with suppress(KeyError, MessageError):  # of a child that ends at this moment, of another version
-                slot, job = slots[request.worker_pid], chunk_id(request.args).job
-                running[slot] = Running(job, describe(request.args), round(now - since, 1))
+                slot, chunk = slots[request.worker_pid], chunk_id(request.args)
+                waits = self._waits_of(slot, request.worker_pid, now)
+                running[slot] = Running(
+                    chunk.job, describe(request.args), round(now - since, 1), chunk.index, waits[1], round(waits[0], 1)
+                )
         return msgspec.structs.replace(facts, running=running, draining=self.drain.is_on)
+
+    def _tell_waits(self) -> None:
+        """That a child waits for a store, or no more, Redis is told at once, as the next heartbeat may be far."""
+        now = time.monotonic()
+        if now - self._told_at < STORE_TOLD_SECONDS:
+            return
+        waits = {slot for pid, slot in self._slots.items() if self._waits_of(slot, pid, now)[1]}
+        if waits != self._told_waits:
+            self._told_at, self._told_waits = now, waits
+            self.heartbeat()
+
+    def _waits_of(self, slot: int, pid: int, now: float) -> tuple[float, str]:
+        """How long a child has waited for a store by now, and for what; no text where that is not worth a word."""
+        since, what = self._counters.wait_of(slot, pid)
+        return (now - since, what) if since and now - since >= STORE_TOLD_SECONDS else (0.0, "")
+
+    @property
+    def _slots(self) -> dict[int, int]:
+        """The slots of the children that there are, by pid."""
+        return {process.pid: process.index for process in (*self.size.staying, *self.size.leaving)}
 
     @property
     def _state(self) -> Literal["serving", "draining"]:
