@@ -19,10 +19,13 @@ from tasks.protocol.split_ref import FileSpan, SplitRef
 from tasks.storage.object_file import fetch_ranges
 from worker_config.errors import InputError
 from worker_config.foreign_errors import import_optional
+from worker_config.object_urls import is_url
 
 # Measured on the first rows of each file where its footer does not tell, and bounded, since later rows may be larger.
 _PROBED_ROWS = 64
 _MAX_BATCH_ROWS = 65536
+# Of a chunk in files here, where its bytes are known before: pieces would be copied to be one.
+_MOST_AT_ONCE_BYTES = 256 * 2**20
 # Where fewer are asked for, no more than these are decoded at a time.
 _LEAST_ROWS = 1024
 
@@ -40,6 +43,8 @@ class ParquetRows(FormatReader):
         self._file, self._where, self._threads = file, where, threads
         self._names, self._partition_kinds = ref.columns, ref.kinds
         self._columns = [name for name in ref.columns if name not in ref.kinds]
+        # A child wants the rows of a span as one array; what is behind a URL comes piece by piece meanwhile.
+        self._in_one_piece = not (threads or is_url(where))
         self._limit = input_limit()
         self._opened = import_optional("pyarrow.parquet", "parquet").ParquetFile(file, **_OPTIONS)
         self._starts = group_starts(self._opened.metadata)
@@ -53,15 +58,17 @@ class ParquetRows(FormatReader):
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the anchor to the end of the row group with the span's last; small row groups are read together."""
         metadata, row, groups = self._opened.metadata, self.anchor(span), self._groups(span)
-        group = groups.start
+        at_once = self._in_one_piece and self._has_widths(groups)
+        group, most_bytes = groups.start, _MOST_AT_ONCE_BYTES if at_once else MAX_BATCH_BYTES
         while group < groups.stop:
             last, size = group, 0
-            while last < groups.stop and (last == group or size < MAX_BATCH_BYTES):
+            while last < groups.stop and (last == group or size < most_bytes):
                 size += sum(sizes_of([check_group(metadata, last, self._where, self._limit)], self._columns))
                 last += 1
             fetch_ranges(self._file, self._ranges(range(group, last)))
             fetch_ranges(self._file, self._ranges(range(last, min(last + 1, groups.stop))), ahead=True)
-            if batch_rows := min(self._batch_rows(range(group, last), size), max(_LEAST_ROWS, span.stop - span.start)):
+            wanted = max(_LEAST_ROWS, span.stop - (row if at_once else span.start))
+            if batch_rows := min(self._batch_rows(range(group, last), size, most_bytes), wanted):
                 for batch in self._iterate(batch_rows, range(group, last)):
                     yield rows_of(self._with_partition(batch, span), self._names, self._where, row)
                     row += batch.num_rows
@@ -100,18 +107,24 @@ class ParquetRows(FormatReader):
         )
         return batches
 
-    def _batch_rows(self, groups: range, size: int) -> int:
-        """How many rows at a time, so that a batch has about 16 MiB, and no page more than it may; 0 for no rows."""
+    def _has_widths(self, groups: range) -> bool:
+        """Whether the footer tells what the columns take in memory, whatever their pages are like."""
+        return all(column.physical_type in _WIDTHS for group in groups for column in self._read_of(group))
+
+    def _batch_rows(self, groups: range, size: int, most_bytes: int) -> int:
+        """How many rows at a time, so that a batch has so many bytes, and no page more than it may; 0 for no rows."""
         metadata = self._opened.metadata
         rows: int = sum(metadata.row_group(group).num_rows for group in groups)
         largest: int = max(
             (one for group in groups for one in self._pages(group)),
             default=0,
         )
-        most = max(1, self._limit.bytes // largest) if largest > MAX_BATCH_BYTES else _MAX_BATCH_ROWS
-        most = min(most, _MAX_BATCH_ROWS)
         if not rows:
             return 0
+        if most_bytes > MAX_BATCH_BYTES:
+            return max(1, min(rows, most_bytes * rows // max(1, size)))
+        most = max(1, self._limit.bytes // largest) if largest > MAX_BATCH_BYTES else _MAX_BATCH_ROWS
+        most = min(most, _MAX_BATCH_ROWS)
         if not self._probed and any(not _tells_size(column) for column in self._read_of(groups[0])):
             probe = next(self._iterate(min(_PROBED_ROWS, most), groups), None)
             self._probed = 0 if probe is None or not probe.num_rows else max(1, probe.nbytes // probe.num_rows)
