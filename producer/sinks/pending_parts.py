@@ -11,8 +11,10 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from producer.rows.part import Part, StoredPart
+from tasks.datasets.columns import runs_of
 from tasks.outputs.part_files import write_part
 from tasks.outputs.parts import PartFile, encoded
 from tasks.outputs.writer import Arrays
@@ -131,7 +133,8 @@ def _written(part: Part, folder: str) -> StoredPart:
     arrays: Arrays = dict(leaves_of(part.outputs))
     outputs, kept = (arrays, {}) if part.stored is None else ({}, arrays)
     with open_output_folder(folder, [folder]) as opened:
-        made = encoded(part.numbers(), part.failed_mask, outputs, kept)
+        runs = np.array(runs_of(part.numbers()), np.int64).reshape(-1, 2)
+        made = encoded(runs, part.failed_mask, outputs, kept)
         return StoredPart(*write_part(opened, part.start, part.stop, made))
 
 

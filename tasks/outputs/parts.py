@@ -3,10 +3,11 @@
 outputs of a chunk, records of rows that failed --part_of--> payload {"rows", "failed", "outputs", ...} --> file
 files --MergeOrder: which, in order--> read_part --> Writer --> a file of the output
 
-What is left out is out by then, and fillers are in: of "rows", the numbers of those that the arrays have, and of
-"failed", which of these have a filler. "kept" are columns of the data set, by name, and "nulls" says which of their
-values are null. A part of rows that all failed may have nothing else than these. "about" is what its answer would have
-said, as far as that proves what the part is; after the payload stands its XXH3-64.
+What is left out is out by then, and fillers are in: "rows" are runs `[start, stop)` of the data set's rows that the
+arrays have, and "failed" runs of places in the arrays that have a filler. "kept" are columns of the data set, by name,
+and "nulls" says which of their values are null. A part of rows that all failed may have nothing else than these.
+"about" is what its answer would have said, as far as that proves what the part is; after the payload stands its
+XXH3-64.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tasks.protocol.messages import (
     pack,
     unpack,
 )
+from tasks.protocol.runs import mask_of_runs, rows_of_runs, runs_where
 from tasks.protocol.seal import Parts, checksum
 from worker_config.errors import CeleriacError, MessageError, OutputError
 
@@ -160,22 +162,22 @@ def part_of(
     beside = _checked(message, (((name,), values) for name, values in kept.items()))
     if not stays.all():
         columns, beside = ({key: array[stays] for key, array in one.items()} for one in (columns, beside))
-    numbers = message.start + np.flatnonzero(stays)
-    return encoded(numbers, filled[stays], columns, beside, message.compression, about)
+        filled = filled[stays]
+    return encoded(runs_where(stays, message.start), filled, columns, beside, message.compression, about)
 
 
 def encoded(
-    numbers: Array,
+    runs: Array,
     failed: Array,
     arrays: Arrays,
     kept: Arrays,
     compression: Compression | None = None,
     about: PartAbout | None = None,
 ) -> PartPayload:
-    """The part of these rows; `kept` alone where all of them failed, and nobody knows what outputs look like."""
+    """The part of runs of rows; `kept` alone where all of them failed, and nobody knows what outputs look like."""
     tree = {
-        "rows": numbers,
-        "failed": failed,
+        "rows": runs,
+        "failed": runs_where(failed),
         "outputs": tree_of(arrays),
         "kept": {name: np.ma.getdata(array) for (name,), array in kept.items()},
         "nulls": {name: np.ma.getmaskarray(array) for (name,), array in kept.items() if np.ma.is_masked(array)},
@@ -183,7 +185,7 @@ def encoded(
     }
     specs = [[_spec_of(key, array) for key, array in one.items()] for one in (arrays, kept)]
     payload = codec.encode_parts(tree, compression=compression)
-    return PartPayload([*payload, _sum_of(payload)], len(numbers), *specs)
+    return PartPayload([*payload, _sum_of(payload)], len(failed), *specs)
 
 
 def left_part(payload: memoryview) -> LeftPart | None:
@@ -195,12 +197,14 @@ def left_part(payload: memoryview) -> LeftPart | None:
         if not tree["about"].size:
             return None
         about: PartAbout = unpack(tree["about"].tobytes(), PartAbout)
-        outputs = [_spec_of(key, array) for key, array in leaves_of(tree["outputs"])]
+        arrays = dict(leaves_of(tree["outputs"]))
+        outputs = [_spec_of(key, array) for key, array in arrays.items()]
         kept = [_spec_of(key, array) for key, array in _kept_of(tree).items()]
-        rows, failed = np.asarray(tree["rows"]), np.asarray(tree["failed"])
+        rows = len(next(iter(arrays.values())))
+        numbers, failed = rows_of_runs(tree["rows"], rows), mask_of_runs(tree["failed"], rows)
     except (CeleriacError, AttributeError, TypeError, ValueError):
         return None
-    return LeftPart(about, rows, failed, outputs, kept, checksum([payload]))
+    return LeftPart(about, numbers, failed, outputs, kept, checksum([payload]))
 
 
 def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryview]) -> int:
@@ -229,8 +233,6 @@ def merge(order: MergeOrder, writer: Writer, read: Callable[[PartFile], memoryvi
     place, skipped = 0, order.first_row
     for part in order.parts:
         rows = _read(part, read(part), order) if part.name else _blank(part, order)
-        if len(rows.numbers) != part.rows:
-            raise OutputError(f"{part.name} has not the {part.rows} rows that it should have")
         rows = rows.between(skipped, skipped + order.rows - place)
         skipped = 0
         if not len(rows.numbers):
@@ -281,7 +283,10 @@ def _checked(message: ChunkMessage, leaves: Iterable[tuple[Key, Any]]) -> Arrays
 
 def _read(part: PartFile, payload: memoryview, order: MergeOrder) -> _Rows:
     tree = _tree_of(payload, str(part.name))
-    numbers, failed = np.asarray(tree["rows"]), np.asarray(tree["failed"])
+    try:
+        numbers, failed = rows_of_runs(tree["rows"], part.rows), mask_of_runs(tree["failed"], part.rows)
+    except (TypeError, ValueError):
+        raise OutputError(f"{part.name} has not the {part.rows} rows that it should have") from None
     kept = _fitting(part, _kept_of(tree), order.kept)
     if isinstance(tree["outputs"], dict) and not tree["outputs"] and failed.all():
         return _Rows(numbers, failed, kept, _fillers(order.outputs, len(numbers)))
@@ -311,7 +316,7 @@ def _fitting(part: PartFile, arrays: Arrays, specs: Sequence[OutputSpec]) -> Arr
     """The arrays in the order of their specs, which they must have."""
     for one in specs:
         array = arrays.get(one.key)
-        if not isinstance(array, np.ndarray) or (array.shape[1:], _dtype_of(array)) != (one.shape, one.dtype):
+        if not isinstance(array, np.ndarray) or (array.shape, _dtype_of(array)) != ((part.rows, *one.shape), one.dtype):
             raise OutputError(f"{part.name}: {output_name(one.key)} is not {one.dtype} {one.shape}, as it was")
     if len(arrays) > len(specs):
         raise OutputError(f"{part.name} has other outputs than it should have")
