@@ -5,6 +5,8 @@ is a folder that workers write. Rivals: the same into one file, which the produc
 read, compute, and write the same rows with pyarrow in row groups of the same size, each into files of its own, with no
 order between them, no checks and nothing to go on from.
 
+Then the same from Parquet to Parquet, of narrow rows (`benchmarks/split_writes_parquet.py`).
+
 The producer's processor seconds are those of its thread in `Sink.write` and `commit`, and of the whole process, for
 1,000 chunks, of which the ones of this run are smaller.
 """
@@ -24,6 +26,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from benchmarks import split_writes_parquet
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
@@ -74,8 +77,14 @@ class _Cost:
 
 
 def question(quick: bool) -> bool:
-    """Measure it; return whether the machine was quiet."""
-    rows = (64 if quick else 2_048) * 2**20 // (4 * ROW_VALUES)
+    """Measure both; return whether the machine was quiet."""
+    quiet = [from_slices(quick), split_writes_parquet.question(quick)]
+    return all(quiet)
+
+
+def from_slices(quick: bool) -> bool:
+    """Measure what is read by slices; return whether the machine was quiet."""
+    rows = (64 if quick else 512) * 2**20 // (4 * ROW_VALUES)
     with folder() as place:
         np.save(place / "rows.npy", np.random.default_rng(1).random((rows, ROW_VALUES), np.float32))
         data = np.load(place / "rows.npy", mmap_mode="r")
@@ -109,6 +118,7 @@ def question(quick: bool) -> bool:
         {"row_bytes": 4 * ROW_VALUES, "chunk_rows": CHUNK_ROWS, "children": CHILDREN},
         [
             at_least("folder / plain pyarrow", comparison.speed_against(plain.name), AIM),
+            Finding("the same, rows for a processor second", str(comparison.thrift_against(plain.name))),
             Finding("folder / file, by the producer", str(comparison.speed_against(through.name))),
             Finding("sink, s per 1,000 chunks", f"{cost:.3f}", f"<= {COST_AIM:.2f}", cost <= COST_AIM),
             Finding("the same of a file", f"{single.sink / single.chunks * 1_000:.3f}"),

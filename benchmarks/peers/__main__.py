@@ -20,12 +20,9 @@ from benchmarks.peers.environments import Peer
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.split_reads import COLUMNS, GROUP_ROWS, GROUPS, write_file, write_links
 from benchmarks.split_reads_model import BATCH_ROWS
+from benchmarks.split_writes_parquet import convert_by_workers
 from benchmarks.stage import CHILDREN, ask, folder
-from producer import Client, local
-from producer.outputs.predict_to_sink import ending, predict_to_sink
-from producer.outputs.run_options import RunOptions
-from producer.sinks import JournalHead, open_sink
-from producer.sources import open_source
+from producer import local
 
 FILES = 10
 THRIFT_AIM = 2.0
@@ -44,7 +41,7 @@ def question(quick: bool) -> bool:
         rows = FILES * groups * GROUP_ROWS
         check = partial(_check, expected, rows)
         with local(models=place / "models.toml", workers=CHILDREN) as client, Peer("ray_data", str(CHILDREN)) as peer:
-            ours = Arm("celeriac", partial(_ours, client, data, place / "ours.parquet"), check)
+            ours = Arm("celeriac", partial(convert_by_workers, client, data, place / "ours.parquet"), check)
             ray = Arm("Ray Data", partial(_peer, peer, data, place / "ray.parquet"), check)
             found = compare(ours, [ray])
     return report_comparison(
@@ -58,14 +55,6 @@ def question(quick: bool) -> bool:
         ],
         quick=quick,
     )
-
-
-def _ours(client: Client, data: str, output: Path) -> Path:
-    source = open_source(data)
-    head = JournalHead(source={"name": "data"}, models=client.digests(["total"]))
-    with ending(open_sink(output, source.rows, True, journal=head, in_parts=True)) as sink:
-        predict_to_sink(client, ["total"], source, sink, head, RunOptions(quiet=True))
-    return output
 
 
 def _peer(peer: Peer, data: str, output: Path) -> Path:
