@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -106,13 +106,13 @@ class Splits:
 
     Attributes:
         format: of its files.
-        paths: those of all its files.
+        paths: gives those of all its files.
         open: gives the same rows as `SplitData`, from which they can be taken wherever they stand; this may take a pass
             over the files. Raises InputError where they cannot be read.
     """
 
     format: str
-    paths: Sequence[str]
+    paths: Callable[[], Iterable[str]]
     open: Callable[[], SplitData]
 
     def of(self, change: Callable[[SplitData], SplitData]) -> Splits:

@@ -6,9 +6,10 @@ else goes by files a spool folder that both sides see.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from producer.rows.kept import ROW, KeptColumns
@@ -144,13 +145,15 @@ def _in_place(source: Source | BatchSource, slots: Sequence[SlotRecord], detache
     """Where the rows of a data set stand, for the workers of these slots; or why they cannot read them there."""
     roots = {tuple(slot.data_roots) for slot in slots}
     if splits := splits_of(source):
-        if lacking := _lacking(splits.format, splits.paths, slots):
+        if lacking := _lacking(splits.format, splits.paths(), slots):
             return lacking
-        if not _reach(roots, set(splits.paths)):
+        if not _reach(roots, splits.paths()):
             return _OUTSIDE
         ref = splits.open().in_place()
-        if detached and isinstance(ref, SplitRef) and len(pack(ref)) > MAX_PLAN_BYTES:
-            return "it has too many files, or blocks, for the plan of a detached job"
+        if detached and isinstance(ref, SplitRef):
+            ref = msgspec.structs.replace(ref, spans=list(ref.spans))
+            if len(pack(ref)) > MAX_PLAN_BYTES:
+                return "it has too many files, or blocks, for the plan of a detached job"
         return ref
     found = _slice_ref(source)
     if isinstance(found, str):
@@ -158,7 +161,7 @@ def _in_place(source: Source | BatchSource, slots: Sequence[SlotRecord], detache
     return _lacking("", [found.path], slots) or (found if _reach(roots, {found.path}) else _OUTSIDE)
 
 
-def _lacking(format_name: str, paths: Sequence[str], slots: Sequence[SlotRecord]) -> str:
+def _lacking(format_name: str, paths: Iterable[str], slots: Sequence[SlotRecord]) -> str:
     """Which libraries workers lack to read such files where they are; empty where they lack none."""
     needed = [*([format_name] if format_name else []), *([READS_OBJECTS] if any(map(is_url, paths)) else [])]
     for name in needed:
@@ -170,7 +173,7 @@ def _lacking(format_name: str, paths: Sequence[str], slots: Sequence[SlotRecord]
     return ""
 
 
-def _reach(roots: Collection[Sequence[str]], paths: Collection[str]) -> bool:
+def _reach(roots: Collection[Sequence[str]], paths: Iterable[str]) -> bool:
     return all(is_under(path, some) for path in paths for some in roots)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from producer.sources.arrays import stamp_of
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol.split_ref import FileSpan
-from tasks.storage.object_paths import ObjectPath, find_objects
+from tasks.storage.object_list import ObjectPath
+from tasks.storage.object_paths import find_objects
 from tasks.storage.told import told
 from worker_config.errors import InputError
 from worker_config.files import escaped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from tasks.datasets.objects import odd_texts
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol import codec
 from tasks.protocol.unfed_rows import with_unfed
-from tasks.storage.object_paths import ObjectPath, find_objects, is_many
+from tasks.storage.object_list import ObjectList, ObjectPath
+from tasks.storage.object_paths import find_objects, is_many
 from tasks.storage.objects import list_objects
 from worker_config.errors import InputError, PayloadError
 from worker_config.files import escaped
@@ -102,18 +104,15 @@ def fingerprint_of_rows(source: Source | BatchSource, kept: KeptColumns | None =
 def _of_objects(url: str) -> dict[str, str | int]:
     """Of an object its ETag tells it from others, even where the time does not."""
     found = _objects(url)
-    told: dict[str, str | int] = {
-        "path": redacted_url(url),
-        "bytes": sum(one.stamp.size for one in found),
-        "modified": _moment(max(one.stamp.mtime_ns for one in found)),
-    }
-    digest = hashlib.sha256()
+    digest, size, modified = hashlib.sha256(), 0, 0
     for one in found:
         digest.update(f"{one}\0{one.stamp.size}\0{one.stamp.etag or one.stamp.mtime_ns}\0".encode())
+        size, modified = size + one.stamp.size, max(modified, one.stamp.mtime_ns)
+    told: dict[str, str | int] = {"path": redacted_url(url), "bytes": size, "modified": _moment(modified)}
     return told | ({"files": len(found)} if len(found) > 1 or is_many(url) else {}) | {DETAILS: digest.hexdigest()}
 
 
-def _objects(url: str) -> list[ObjectPath]:
+def _objects(url: str) -> Sequence[ObjectPath]:
     """Those of a data set; of a Zarr store on a web server, which lists nothing, that of its metadata alone."""
     if is_partitioned(url):
         return [one for one in find_partitioned(url) if isinstance(one, ObjectPath)]
@@ -122,10 +121,10 @@ def _objects(url: str) -> list[ObjectPath]:
     folder = object_url(url.rstrip("/"))
     if folder.scheme in WEB:
         return find_objects(metadata_of(str(folder)).path)
-    inside = list_objects(ObjectUrl(folder.scheme, folder.bucket, folder.key, is_folder=True))
-    if not (found := sorted(ObjectPath(*one) for one in inside)):
+    inside = ObjectUrl(folder.scheme, folder.bucket, folder.key, is_folder=True)
+    if not (found := ObjectList(inside, list_objects(inside))):
         raise InputError(f"{folder}: no objects there; check the URL")
-    return found
+    return found.in_order()
 
 
 def modified_since(path: str, moment: str) -> list[str]:

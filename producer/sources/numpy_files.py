@@ -86,7 +86,7 @@ def _splits(path: Path, source: ArraySource, array: str | None) -> Splits | None
         ref = SplitRef("npz", [span], [], {array: ""}) if array is not None else SplitRef("npz", [span], names)
         return SplitSource(source.label, source.row_bytes, ref, [0, source.rows])
 
-    return Splits("npz", [str(path)], opened)
+    return Splits("npz", lambda: [str(path)], opened)
 
 
 def raw_dtype(name: str | None) -> np.dtype[Any] | None:

@@ -23,7 +23,8 @@ from tasks.datasets.read_errors import one_line_errors
 from tasks.datasets.rows import Rows
 from tasks.protocol.codec import Array
 from tasks.protocol.split_ref import SplitRef
-from tasks.storage.object_paths import ObjectPath, find_objects
+from tasks.storage.object_list import ObjectPath
+from tasks.storage.object_paths import find_objects
 from tasks.storage.objects import read_range
 from worker_config.errors import InputError
 

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 from producer.sources.files import find_data, is_pattern
 from tasks.datasets.arrow import plain_type
 from tasks.datasets.read_errors import one_line_errors
-from tasks.storage.object_paths import ObjectPath, first_of, is_many
+from tasks.storage.object_list import ObjectPath
+from tasks.storage.object_paths import first_of, is_many
 from worker_config.errors import InputError
 from worker_config.files import escaped
 from worker_config.foreign_errors import import_optional

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import BinaryIO
 
-from tasks.storage.object_file import open_object
-from tasks.storage.objects import ObjectStamp, list_objects, stat
+from tasks.storage.object_list import ObjectList, ObjectPath
+from tasks.storage.objects import list_objects, stat
 from tasks.storage.told import told
 from worker_config.errors import InputError, UsageError
 from worker_config.object_urls import ObjectUrl, object_url, redacted_url
@@ -22,31 +20,7 @@ from worker_config.object_urls import ObjectUrl, object_url, redacted_url
 _FIRST = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectPath:
-    """An object as it was when the data set was opened; what is read of it later is the same, or an error."""
-
-    url: ObjectUrl
-    stamp: ObjectStamp
-
-    def __str__(self) -> str:
-        return str(self.url)
-
-    def __lt__(self, other: ObjectPath) -> bool:
-        return self.url < other.url
-
-    @property
-    def name(self) -> str:
-        """Its last segment."""
-        return self.url.name
-
-    def open(self, mode: str = "rb") -> BinaryIO:
-        """Its bytes, to be read."""
-        assert mode == "rb"  # noqa: S101 - as pathlib has it, of which this stands in the place
-        return open_object(self.url, self.stamp)
-
-
-def find_objects(text: str, suffix: str = "") -> list[ObjectPath]:
+def find_objects(text: str, suffix: str = "") -> Sequence[ObjectPath]:
     """The object of a URL, or those of a folder or pattern, sorted; with a suffix those whose names hold it.
 
     Raises:
@@ -64,14 +38,18 @@ def find_objects(text: str, suffix: str = "") -> list[ObjectPath]:
         pattern = url.key.split("/")
     fixed = next(place for place, segment in enumerate(pattern) if glob.has_magic(segment))
     prefix = ObjectUrl(url.scheme, url.bucket, "/".join(pattern[:fixed]), is_folder=True)
-    listed = told(list_objects(prefix), f"{prefix}: objects listed")
-    found = [ObjectPath(*one) for one in listed if _matches(one[0].key.split("/"), pattern)]
-    if not found:
+    matches, others = ObjectList(prefix), ObjectList(prefix)
+    for url_found, stamp in told(list_objects(prefix), f"{prefix}: objects listed"):
+        if _matches(url_found.key.split("/"), pattern):
+            if suffix in url_found.name.lower():
+                matches.append(url_found, stamp)
+            elif not matches:  # else nobody asks for them
+                others.append(url_found, stamp)
+    if not matches and not others:
         raise InputError(f"{redacted_url(text)}: no objects there; check the URL")
-    matches = [one for one in found if suffix in one.name.lower()]
     if not matches and url.is_folder:
         raise InputError(f"{url}: has no {suffix} objects in it; for those in subfolders write {url}**/*{suffix}")
-    return sorted(matches or found)
+    return (matches or others).in_order()
 
 
 def first_of(folder: ObjectUrl) -> tuple[list[str], list[str]]:

@@ -104,7 +104,7 @@ def test_predictions_of_objects_go_to_objects_and_are_continued(
     np.save(tmp_path / "rows.npy", rows_with())
     objects.put(object_url("s3://rows/in/rows.npy"), (tmp_path / "rows.npy").read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(Sink, "write", lambda sink, part: _write(sink, part) if part.index < 3 else _interrupted())
+        patch.setattr(Sink, "write", lambda sink, part: write_part(sink, part) if part.index < 3 else _interrupted())
         with pytest.raises(KeyboardInterrupt, match="continue with resume=True"):
             client.predict_to(f"{out}/set.parquet/", "one", "s3://rows/in/rows.npy", chunk_rows=CHUNK_ROWS)
     summary = client.predict_to(f"{out}/set.parquet/", "one", "s3://rows/in/rows.npy", resume=True)

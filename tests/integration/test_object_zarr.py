@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import zarr
 from obstore.store import S3Store
-from producer.cli.summary import PredictionFailedError
 from zarr.storage import ObjectStore as ZarrObjects
 
 from producer import Client
+from producer.outputs.summary import PredictionFailedError
 from producer.rows.part import Part
 from producer.sinks import Sink, check_output
 from producer.sinks.zarr_store import ZarrStore

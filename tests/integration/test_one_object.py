@@ -14,10 +14,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from producer.cli.sidecar_files import read_beside
-from producer.cli.summary import PredictionFailedError
 
 from producer import Client
+from producer.outputs.sidecar_files import read_beside
+from producer.outputs.summary import PredictionFailedError
 from producer.rows.part import Part
 from producer.sinks import JournalHead, Sink, begin_again, check_output, is_there, is_unfinished, open_sink, output_path
 from tasks.storage import objects

@@ -21,6 +21,7 @@ import pytest
 
 from producer.job.chunk_feeds import SourceFeed
 from producer.sources import open_source
+from tasks.protocol.split_ref import SplitRef, cut
 from tests.forms import LONG
 
 FILES = 10_000 if LONG else 1_500
@@ -107,6 +108,34 @@ def test_of_objects_that_do_not_match_nothing_is_kept(monkeypatch: pytest.Monkey
             tracemalloc.stop()
     assert [one.name for one in found] == [f"part-{number:08}.parquet" for number in range(0, OBJECTS, 10_000)]
     assert peak < 10 * 2**20
+
+
+def test_of_objects_that_are_rows_a_hundred_bytes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    from producer.sources.formats.folders import open_files
+    from producer.sources.formats.split_source import SplitSource
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setattr("tasks.storage.stores._stores", {})
+    with played_listing() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        tracemalloc.start()
+        try:
+            source = open_files("s3://bucket/many/", contents=True)
+            assert isinstance(source, SplitSource)
+            splits = source.splits
+            paths, ref = sum(1 for _ in splits.paths()), splits.open().in_place()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (source.rows, paths) == (OBJECTS, OBJECTS)
+    assert peak < 200 * OBJECTS + 5 * 2**20  # a page of the list besides
+    assert isinstance(ref, SplitRef)
+    [span] = cut(ref, OBJECTS - 1, OBJECTS).spans
+    assert span.path == f"s3://bucket/many/part-{OBJECTS - 1:08}.parquet"
+    assert (span.first, span.start, span.stop, span.size) == (OBJECTS - 1, 0, 1, OBJECTS - 1)
+    assert span.etag == f"{OBJECTS - 1:032x}"
 
 
 @contextmanager

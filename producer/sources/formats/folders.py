@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-import msgspec
 import numpy as np
 
 from producer.rows.kept import PATH
+from producer.rows.source import Table
 from producer.sources.arrays import ArraySource, array_source, stamp_of
-from producer.sources.files import find_data, is_pattern, span_of
+from producer.sources.files import find_files, is_pattern
 from producer.sources.formats.split_source import SplitSource
+from producer.sources.object_spans import ObjectSpans, object_span
 from tasks.datasets.columns import listed
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_paths import ObjectPath, first_of
+from tasks.storage.object_list import ObjectList, ObjectPath
+from tasks.storage.object_paths import find_objects, first_of
 from worker_config.files import escaped
 from worker_config.object_urls import is_url, object_url
 
@@ -36,7 +40,7 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SplitS
     Raises:
         InputError: there are no such files.
     """
-    matches = list(find_data(path, ""))
+    matches: Sequence[Path | ObjectPath] = find_objects(str(path)) if is_url(path) else find_files(path)
     label, folder = escaped(Path(path).name), escaped(str(path)).rstrip("/")
     if subfolders := [] if is_pattern(os.fspath(path)) else _subfolders(path):
         logger.warning(
@@ -45,20 +49,29 @@ def open_files(path: str | Path, contents: bool = False) -> ArraySource | SplitS
             listed(subfolders),
             folder,
         )
-    paths = np.array([_path(file) for file in matches], dtype=object)
-    source = replace(array_source(paths, label, str(path)), others={PATH: paths})
+
+    def paths() -> ArraySource:
+        rows = np.array([_path(file) for file in matches], dtype=object)
+        return replace(array_source(rows, label, str(path)), others={PATH: rows})
+
     if not contents:
-        return source
-    spans = [_span(file, row) for row, file in enumerate(matches)]
-    row_bytes = sum(span.size for span in spans) / len(spans)
-    borders = range(len(spans) + 1)
-    return SplitSource(label, row_bytes, SplitRef("bytes", spans), borders, table=source.table)
+        return paths()
+    spans: Sequence[FileSpan]
+    if isinstance(matches, ObjectList):
+        spans, total_bytes = ObjectSpans(matches), matches.total_bytes
+    else:
+        spans = [_span(file, row) for row, file in enumerate(matches)]
+        total_bytes = sum(span.size for span in spans)
+    # Of very many files their paths are made for who keeps them alone.
+    table = Table([], lambda names: paths().only(names), {PATH: "object"})
+    ref, borders = SplitRef("bytes", cast("list[FileSpan]", spans)), range(len(spans) + 1)
+    return SplitSource(label, total_bytes / len(spans), ref, borders, table=table)
 
 
 def _span(file: Path | ObjectPath, row: int) -> FileSpan:
     """One file, as it is now; one that cannot be looked at is what no file is, and fails when it is opened."""
     if isinstance(file, ObjectPath):
-        return msgspec.structs.replace(span_of(file), first=row, stop=1)
+        return object_span(file, row)
     try:
         stamp = stamp_of(file.stat())
     except OSError:

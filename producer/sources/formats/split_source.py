@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +17,7 @@ import msgspec
 
 from producer.rows.readers import BatchReader
 from producer.rows.source import Splits, Table, check_slice
+from producer.sources.object_spans import ObjectSpans
 from tasks.datasets.marked import all_fed
 from tasks.datasets.open_file import Opener
 from tasks.datasets.rows import Arrays, Batches, Rows
@@ -72,7 +73,10 @@ class SplitSource:
         self.rows = ref.spans[-1].first + ref.spans[-1].stop - ref.spans[-1].start if ref.spans else 0
         self._ref, self._block_bytes = ref, block_bytes
         self._reader: SplitReader | None = None
-        longest = max((len(span.path) + sum(map(len, filter(None, span.partition))) for span in ref.spans), default=0)
+        if isinstance(ref.spans, ObjectSpans):
+            longest = max(map(len, self._paths()))
+        else:
+            longest = max((len(one.path) + sum(map(len, filter(None, one.partition))) for one in ref.spans), default=0)
         self.most_spans = max(1, _MOST_REF_BYTES // (longest + _SPAN_BYTES))
 
     def take(self, start: int, stop: int) -> Arrays:
@@ -99,7 +103,12 @@ class SplitSource:
     @property
     def splits(self) -> Splits:
         """What it offers to a job."""
-        return Splits(self._ref.format, list({span.path: None for span in self._ref.spans}), lambda: self)
+        return Splits(self._ref.format, self._paths, lambda: self)
+
+    def _paths(self) -> Iterable[str]:
+        """Those of all files, each once."""
+        spans = self._ref.spans
+        return spans.paths() if isinstance(spans, ObjectSpans) else dict.fromkeys(span.path for span in spans)
 
     def in_order(self, table: Table | None = None) -> BatchReader:
         """The data set as one that is read in order, of which workers may read the rows themselves."""
@@ -119,7 +128,7 @@ class SplitSource:
         """Where all rows stand, for workers to read; or why they cannot."""
         if not self.rows:
             return "it has no rows"
-        if any(escaped(span.path) != span.path for span in self._ref.spans):
+        if any(escaped(path) != path for path in self._paths()):
             return "a file of it has a name that is no text"
         if self._block_bytes > MAX_BLOCK_BYTES:
             return (
@@ -129,9 +138,7 @@ class SplitSource:
         head = len(msgspec.msgpack.encode(msgspec.structs.replace(self._ref, spans=[])))
         if head > _MOST_REF_BYTES:
             return f"what says which columns to read has {head} bytes, too many for each chunk's message"
-        paths = {
-            path: resolved for path in {span.path for span in self._ref.spans} if (resolved := _real(path)) != path
-        }
+        paths = {path: resolved for path in self._paths() if (resolved := _real(path)) != path}
         if not paths:
             return self._ref
         spans = [

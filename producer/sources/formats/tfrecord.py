@@ -37,7 +37,7 @@ def open_tfrecord(path: str | Path) -> BatchReader:
     def splits() -> SplitSource:
         return split_source(label, [indexed(file, "tfrecord", blocks_of) for file in files])
 
-    offered = None if packed else Splits("tfrecord", [file.path for file in files], splits)
+    offered = None if packed else Splits("tfrecord", lambda: (file.path for file in files), splits)
     return BatchReader(label, None, lambda: gather(_records(files, limit), label, BATCH_ROWS), splits=offered)
 
 

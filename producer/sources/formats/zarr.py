@@ -19,7 +19,8 @@ from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.outputs.zarr import METADATA, has_metadata
 from tasks.protocol.split_ref import FileSpan, SplitRef
-from tasks.storage.object_paths import ObjectPath, find_objects
+from tasks.storage.object_list import ObjectPath
+from tasks.storage.object_paths import find_objects
 from worker_config.errors import InputError, ObjectMissingError, UsageError
 from worker_config.foreign_errors import import_optional
 from worker_config.object_urls import is_url
