@@ -1,6 +1,6 @@
 """What goes on, live, as a page for any browser: `celeriac dashboard`.
 
-Redis --overview, job_view, once a tick--> values by key --feed, what changed--> events --page.js--> tables, pictures
+Redis --overview, once a tick--> values by key --feed, what changed--> events --page.js--> tables, pictures
 buttons --token checked--> controls --> Redis, `celery control`
 """
 

@@ -1,6 +1,7 @@
-"""All that goes on, as plain values by key: jobs, workers with their slots, models and where they are held.
+"""All that goes on, as plain values by key: jobs, workers with their slots, models and where they are held; or one job.
 
 Redis --job_store, worker_registry--> records --> {"job:ID": {...}, "worker:NAME": {...}, "model:NAME@VERSION": {...}}
+      --gather, as for `celeriac report`--> JobFacts --charts, tables--> {"head": ..., "chart:lanes": ..., ...}
 
 Times are moments in Unix seconds, so that a value changes only when something has happened.
 """
@@ -19,6 +20,8 @@ from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, is_silent, progress_of
 from producer.records.store_waits import of_job, waits_in
+from producer.report import charts, gather, tables
+from producer.report.gather import JobFacts
 from producer.scheduling.model_pinning import refs
 from producer.scheduling.priority import priority_name
 from tasks.protocol.records import JobRecord, ModelInfo, Running
@@ -29,6 +32,8 @@ Values = dict[str, Any]
 
 # Of more a page would be long, and Redis be asked for much each second; running jobs are among the last.
 MOST_JOBS = 300
+# Of one job; groups are those of a picture that is sent and drawn again all the time.
+MOST_FAILURES, MOST_EVENTS, MOST_GROUPS = 200, 50, 300
 _UNCHECKED = "Jobs are signed, and the dashboard has no key: they are shown unchecked."
 
 
@@ -144,3 +149,39 @@ def _model(info: ModelInfo, places: Iterable[tuple[str, int]]) -> Values:
 def node_of(worker: str) -> str:
     """The name by which Celery knows a worker, of its own, which is NAME@HOST:TOKEN."""
     return worker.rpartition(":")[0] or worker
+
+
+class JobView:
+    """Reads one job, by its whole id; a job that has ended and has not changed since is not read again."""
+
+    def __init__(self, viewer: Viewer, job_id: str) -> None:
+        self._viewer, self._job_id = viewer, job_id
+        self._last: tuple[JobState, float] | None = None
+        self._values: dict[str, Any] = {}
+
+    def read(self, client: redis.Redis) -> dict[str, Any]:
+        """All of it as it is now."""
+        state, record = job_store.read_known(client, self._job_id, self._viewer)
+        if state is JobState.RUNNING or self._last != (state, record.updated_at):
+            self._values = view_values(gather(client, self._job_id, self._viewer))
+            self._last = state, record.updated_at
+        return self._values
+
+
+def view_values(facts: JobFacts) -> dict[str, Any]:
+    """What the page shows of a job."""
+    record, failed = facts.record, facts.record.ledger.get("failed", 0)
+    return {
+        "head": job_values(facts.state, record) | {"verdict": f"{tables.verdict(facts)}.", "note": facts.note},
+        "failures": {
+            "failed": failed,
+            "known": len(facts.failures),
+            "records": [
+                [one.rows.split(" ", 1)[1], one.model, one.stage, one.type, one.text]
+                for one in facts.failures[:MOST_FAILURES]
+            ],
+        },
+        "events": tables.event_rows(facts, MOST_EVENTS),
+        "ledger": tables.ledger_rows(facts),
+        **{f"chart:{name}": one for name, one in charts(facts, MOST_GROUPS).items()},
+    }

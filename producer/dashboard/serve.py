@@ -17,8 +17,7 @@ from typing import Any
 import redis
 import uvicorn
 
-from producer.dashboard.job_view import JobView
-from producer.dashboard.overview import Overview
+from producer.dashboard.overview import JobView, Overview
 from producer.dashboard.web import Feeds, make_app, plotly_path
 from tasks.protocol.seal import Viewer
 from tasks.transport.connection import broker_errors, connect

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from producer.embedded.as_source import as_source
-from producer.embedded.current_source import NoSourceError, codes_in, current_source
+from producer.embedded.python_source import NoSourceError, as_source, codes_in, current_source
 from worker_config.errors import UsageError
 
 _PROGRAMS = ("__main__", "__mp_main__")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from tasks.child.model_runner import ModelRunner
+from tasks.models.batches import run_ragged
 from tasks.models.error_text import typed_line
-from tasks.models.ragged import run_ragged
 from tasks.models.state import State
 from tasks.models.user_functions import ONLY, Array, Step, finished, prepared, run_function, stacked
 from tasks.protocol.codec import columns_of, is_ragged, leaves_of

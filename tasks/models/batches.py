@@ -7,13 +7,15 @@ of them would have more bytes than it may are run in smaller ones, the largest o
 
 Few rows, for which somebody waits, need not pay for a whole batch: they may be run in one of a few smaller shapes, in
 which the model was seen to give the same but for the last bits.
+
+Of rows of uneven shape, a column of which is a list with one array for each row, those of one shape are run together.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +23,9 @@ import numpy as np
 
 from tasks.models.output_assembler import OutputAssembler
 from tasks.models.program import FlatArrays, FlatCall, rows_within
-from tasks.protocol.signature import Arrays
-from worker_config.errors import ModelError
+from tasks.protocol.codec import Columns, columns_of, tree_like
+from tasks.protocol.signature import Arrays, Rows
+from worker_config.errors import InputError, ModelError
 from worker_config.manifest import DEFAULT_BATCH_MIB
 
 logger = logging.getLogger(__name__)
@@ -172,6 +175,43 @@ def in_batches(call: FlatCall, arrays: FlatArrays, batch_rows: int) -> FlatArray
 
     inputs = {str(number): array for number, array in enumerate(arrays)}
     return list(run_batches(named, inputs, batch_rows, "of the executor").values())
+
+
+def run_ragged(
+    run: Callable[[Rows], Arrays], rows: Any, model: str, before: Callable[[list[int]], None] | None = None
+) -> Arrays:
+    """The outputs of `run` for all rows, each at its place.
+
+    Of the columns at least one is a list. `before` is told which rows come next.
+
+    Raises:
+        InputError: the columns have different numbers of rows.
+        ModelError: outputs differ in shape from row to row.
+    """
+    columns = columns_of(rows)
+    counts = {len(column) for column in columns.values()}
+    if len(counts) != 1:
+        raise InputError(f"model {model}: the columns have {sorted(counts)} rows; they must have equally many")
+    [count] = counts
+    whole = OutputAssembler(count, model)
+    for indexes in _groups(columns):
+        group = {
+            name: np.stack([column[i] for i in indexes]) if isinstance(column, list) else column[indexes]
+            for name, column in columns.items()
+        }
+        if before is not None:
+            before(indexes)
+        whole.add_at(indexes, run(tree_like(rows, group)))
+    outputs: Arrays = whole.finish()
+    return outputs
+
+
+def _groups(columns: Columns) -> Iterator[list[int]]:
+    by_shape: dict[tuple[Any, ...], list[int]] = {}
+    lists = [column for column in columns.values() if isinstance(column, list)]
+    for index, row in enumerate(zip(*lists, strict=True)):
+        by_shape.setdefault(tuple(value.shape for value in row), []).append(index)
+    yield from by_shape.values()
 
 
 def _padded(array: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:

@@ -8,14 +8,15 @@ else the manifest says that changes predictions.
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
+import tokenize
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 import msgspec
 
-from tasks.models.source_text import source_text
 from worker_config.errors import ModelLoadError
 from worker_config.manifest import ModelEntry, is_function
 from worker_config.model_paths import ending
@@ -135,6 +136,33 @@ def _source_of(module: str, folder: str) -> Path | None:
             return None
         places = list(spec.submodule_search_locations or [])
     return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
+
+
+def source_text(path: Path) -> bytes:
+    """What counts of a Python file: no comments and empty lines; all of one that is no Python, or not in order.
+
+    By text, and not by syntax tree, whose form changes from one version of Python to the next: workers of several would
+    not hold the same models.
+    """
+    data = path.read_bytes()
+    if path.suffix != ".py":
+        return data
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        lines = io.StringIO(data.decode(encoding), newline=None).readlines()
+        tokens = list(tokenize.generate_tokens(iter(lines).__next__))
+    except (SyntaxError, tokenize.TokenError, UnicodeDecodeError):
+        return data
+    if any(token.type == tokenize.ERRORTOKEN for token in tokens):
+        return data
+    for token in tokens:
+        row, column = token.start
+        if token.type == tokenize.COMMENT:
+            lines[row - 1] = lines[row - 1][:column].rstrip() + "\n"
+    # Inside of a text there are no such tokens.
+    ends = {token.start[0] - 1 for token in tokens if token.type == tokenize.NL}
+    kept = [line for number, line in enumerate(lines) if number not in ends or line.strip()]
+    return "".join(kept).rstrip().encode()
 
 
 def model_digest(path: Path) -> str:

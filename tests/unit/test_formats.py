@@ -13,8 +13,7 @@ import pytest
 
 from producer.cli.manifest import check_names, model_digests
 from tasks.models.formats import open_model
-from tasks.models.model_version import entry_digest
-from tasks.models.source_text import source_text
+from tasks.models.model_version import entry_digest, source_text
 from tasks.snapshots.cache import cache_key
 from tests.formats import (
     CASES,

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from producer.embedded.as_source import as_source
-from producer.embedded.current_source import NoSourceError
 from producer.embedded.function_modules import import_name, module_folders
+from producer.embedded.python_source import NoSourceError, as_source
 from tests.waiting import wait_until
 from worker_config.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""A chunk's rows of a Parquet file come in one piece where the footer tells what they take, and are the same however."""
+"""A chunk of Parquet comes in one piece where the footer tells what it takes, and is the same however it came."""
 
 from __future__ import annotations
 
