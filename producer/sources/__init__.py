@@ -207,12 +207,12 @@ def _is_data(name: str) -> bool:
 def _path_opener(path: str) -> _Opener:
     if is_url(path):
         return _url_opener(path)
-    if is_partitioned(path) and not is_zarr(Path(path)):
-        return open_parquet
-    if is_pattern(path) or (Path(path).is_dir() and not is_zarr(Path(path))):
-        return _many_opener({_format(file.name) for file in find_files(path) if _is_data(file.name)})
-    if is_zarr(Path(path)):
+    if is_zarr(Path(path)) and not is_pattern(path):
         return open_zarr
+    if is_partitioned(path):
+        return open_parquet
+    if is_pattern(path) or Path(path).is_dir():
+        return _many_opener({_format(file.name) for file in find_files(path) if _is_data(file.name)})
     if known := _format(path):
         return _FORMATS[known]
     if not Path(path).exists():

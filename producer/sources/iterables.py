@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -15,6 +15,16 @@ from tasks.datasets.rows import Batches, Column
 from tasks.protocol.codec import Array
 from worker_config.errors import CeleriacError, InputError, UsageError
 from worker_config.foreign_errors import one_line
+
+
+class Again(Iterable[Any]):
+    """What `begin` gives, from the first one on each time."""
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._begin()
 
 
 def from_rows(rows: Iterable[Any], batch_rows: int = 1024, label: str = "") -> BatchReader:

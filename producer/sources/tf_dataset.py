@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from producer.rows.readers import BatchReader
-from producer.sources.iterables import from_batches, from_rows
+from producer.sources.iterables import Again, from_batches, from_rows
 from tasks.datasets.columns import columns_of, place
 from worker_config.errors import InputError, UsageError
 
@@ -59,7 +60,12 @@ def from_tf_dataset(dataset: Any, batched: bool | None = None, features: int | s
             batched = size == _batch_rows(dataset, label)
             if not batched:
                 hint = "; ".join(filter(None, [hint, f"if these are batches of {size}, say batched=True"]))
-    elements = _Elements(dataset, features)
+
+    def begin() -> Iterator[Any]:
+        elements: Iterator[Any] = dataset.as_numpy_iterator()
+        return elements if features is None else (element[features] for element in elements)
+
+    elements = Again(begin)
     if batched:
         reader = from_batches(elements, label)
     else:
@@ -109,14 +115,3 @@ def _batch_rows(dataset: Any, label: str) -> int:
     if count % size or count < 0:
         logger.warning("%s: %s left out by drop_remainder=True; batch it without that to predict all", label, lost)
     return size
-
-
-class _Elements:
-    """The elements, or one part of each, as NumPy arrays, from the first one on each time."""
-
-    def __init__(self, dataset: Any, features: int | str | None) -> None:
-        self._dataset, self._features = dataset, features
-
-    def __iter__(self) -> Any:
-        elements = self._dataset.as_numpy_iterator()
-        return elements if self._features is None else (element[self._features] for element in elements)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from producer.rows.readers import BatchReader
-from producer.sources.iterables import from_batches, from_rows
+from producer.sources.iterables import Again, from_batches, from_rows
 from worker_config.errors import UsageError
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def from_loader(loader: Any, features: int | str | None = None) -> BatchReader:
         UsageError: from the iterator, where batches have no such part.
     """
     label = type(loader).__name__
-    batches = _Batches(loader, features, label)
+    batches = Again(lambda: (_part(batch, features, label) for batch in loader))
     is_batched = loader.batch_sampler is not None
     reader = from_batches(batches, label) if is_batched else from_rows(batches, label=label)
     reader.hint = "" if features is not None else f"its batches may be tuples; {_ASK}"
@@ -51,22 +51,13 @@ def from_loader(loader: Any, features: int | str | None = None) -> BatchReader:
     return reader
 
 
-class _Batches:
-    """The batches, or one part of each, from the first one on each time."""
-
-    def __init__(self, loader: Any, features: int | str | None, label: str) -> None:
-        self._loader, self._features, self._label = loader, features, label
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._part, self._loader)
-
-    def _part(self, batch: Any) -> Any:
-        if self._features is not None:
-            try:
-                return batch[self._features]
-            except (LookupError, TypeError) as error:
-                parts = list(batch) if isinstance(batch, Mapping) else f"{len(batch)} parts"
-                raise UsageError(f"{self._label}: features is {self._features!r}, a batch has {parts}") from error
-        if not isinstance(batch, list | tuple):
-            return batch
-        return batch[0] if len(batch) == 1 else tuple(batch)
+def _part(batch: Any, features: int | str | None, label: str) -> Any:
+    if features is not None:
+        try:
+            return batch[features]
+        except (LookupError, TypeError) as error:
+            parts = list(batch) if isinstance(batch, Mapping) else f"{len(batch)} parts"
+            raise UsageError(f"{label}: features is {features!r}, a batch has {parts}") from error
+    if not isinstance(batch, list | tuple):
+        return batch
+    return batch[0] if len(batch) == 1 else tuple(batch)

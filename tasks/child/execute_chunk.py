@@ -260,9 +260,7 @@ def _done(message: ChunkMessage, answer: Answer, deliveries: int, batches: Batch
         rows_nonfinite_inputs=answer.nonfinite_inputs if isinstance(answer, Outputs) else 0,
         rows_nonfinite_outputs=answer.nonfinite_outputs if isinstance(answer, Outputs) else 0,
         chunks_again=int(deliveries > 1),
-        batches=batches.batches,
-        batch_rows=batches.rows,
-        batch_places=batches.places,
+        **batches,
     )
 
 

@@ -103,7 +103,8 @@ class ModelCache:
         total = BatchCounts()
         for model in self._loaded.values():
             for link in model.links:
-                link.runner.batch.counts.move_to(total)
+                total.update(link.runner.batch.counts)
+                link.runner.batch.counts.clear()
         return total
 
     def check_files(self, models: Iterable[LoadedModel]) -> None:

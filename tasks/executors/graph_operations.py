@@ -9,13 +9,13 @@ compares it with the first batch, and no later row changes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasks.executors.sign_analysis import POSITIVE, constant, is_of_gelu, sign_of
+from tasks.models.state import all_nodes
 
 # What computes nothing: ends, names and copies of tensors, calls (whose bodies are looked at), reads of variables.
 PLUMBING = frozenset((
@@ -136,8 +136,7 @@ def _set_defaults(meta: Any) -> None:
         operation.name: {one.name: one.default_value.type for one in operation.attr if one.default_value.type}
         for operation in meta.meta_info_def.stripped_op_list.op
     }
-    functions = (function.node_def for function in meta.graph_def.library.function)
-    for node in chain(meta.graph_def.node, *functions):
+    for node in all_nodes(meta.graph_def):
         for name, default in defaults.get(node.op, {}).items():
             if name not in node.attr:
                 node.attr[name].type = default

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,27 +34,13 @@ logger = logging.getLogger(__name__)
 AROUND_CALL = 5e-5
 
 
-@dataclass
-class BatchCounts:
-    """Calls of models that gave outputs: how many, with how many rows, and with places for how many."""
-
-    batches: int = 0
-    rows: int = 0
-    places: int = 0
+class BatchCounts(Counter[str]):
+    """Calls of models that gave outputs, their rows and places, by the names of `tasks.telemetry.counters`."""
 
     def add(self, rows: int, batch_rows: int, *, padded: bool) -> None:
         """Count the calls that these rows took."""
         batches = max(1, -(-rows // batch_rows))
-        self.batches += batches
-        self.rows += rows
-        self.places += batches * batch_rows if padded else rows
-
-    def move_to(self, total: BatchCounts) -> None:
-        """Add these to others, and count from 0 again."""
-        total.batches += self.batches
-        total.rows += self.rows
-        total.places += self.places
-        self.batches = self.rows = self.places = 0
+        self.update(batches=batches, batch_rows=rows, batch_places=batches * batch_rows if padded else rows)
 
 
 @dataclass

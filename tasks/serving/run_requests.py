@@ -146,7 +146,6 @@ def _run(child: Child, opened: Sequence[_Opened], rows: Any, number: int) -> tup
     child.model_cache.check_files(models.values())
     child.stopwatch.enter("encode")
     ran.failed_rows = with_values(ran.failed_rows, rows, 0)
-    batches = child.model_cache.take_batch_counts()
     nonfinite = ran.nonfinite
     child.counters.answered(
         child.slot,
@@ -156,9 +155,7 @@ def _run(child: Child, opened: Sequence[_Opened], rows: Any, number: int) -> tup
             rows_failed=sum(record.stop - record.start for record in ran.failed_rows),
             rows_nonfinite_inputs=nonfinite[0],
             rows_nonfinite_outputs=nonfinite[1],
-            batches=batches.batches,
-            batch_rows=batches.rows,
-            batch_places=batches.places,
+            **child.model_cache.take_batch_counts(),
         ),
     )
     return ran, time.monotonic() - began

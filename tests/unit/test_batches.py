@@ -102,4 +102,4 @@ def test_a_function_is_given_the_rows_that_there_are() -> None:
     done = BatchCounts()
     done.add(10, 4, padded=False)
     done.add(10, 4, padded=True)
-    assert (done.batches, done.rows, done.places) == (6, 20, 22)
+    assert done == {"batches": 6, "batch_rows": 20, "batch_places": 22}
