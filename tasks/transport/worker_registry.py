@@ -39,11 +39,16 @@ _MAIN, _PREPARING = b"main", b"preparing"
 def announce(client: redis.Redis, worker: str, preparing: Preparing) -> None:
     """Tell that a worker will have slots, and what it does until then."""
     with client.pipeline() as pipe:
-        pipe.hset(keys.worker(worker), _PREPARING.decode(), msgspec.msgpack.encode(preparing))
-        pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
-        pipe.sadd(keys.WORKERS, worker)
-        pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
+        _tell(pipe, worker, {_PREPARING: msgspec.msgpack.encode(preparing)})
         pipe.execute()
+
+
+def _tell(pipe: Any, worker: str, fields: dict[bytes, bytes], among: str = keys.WORKERS) -> None:
+    """Write fields of a worker's record, and its name among those that live."""
+    pipe.hset(keys.worker(worker), mapping=fields)
+    pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
+    pipe.sadd(among, worker)
+    pipe.expire(among, WORKER_TTL_SECONDS)
 
 
 def withdraw(client: redis.Redis, worker: str) -> None:
@@ -57,11 +62,8 @@ def register_slots(client: redis.Redis, slots: Iterable[SlotRecord]) -> None:
     """Tell that these slots are ready."""
     with client.pipeline() as pipe:
         for slot in slots:
-            pipe.hset(keys.worker(slot.worker), str(slot.slot), pack(slot))
-            pipe.expire(keys.worker(slot.worker), WORKER_TTL_SECONDS)
-            pipe.sadd(keys.WORKERS, slot.worker)
+            _tell(pipe, slot.worker, {str(slot.slot).encode(): pack(slot)})
             queues.note(pipe, [slot.queue])
-        pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
         pipe.execute()
 
 
@@ -102,10 +104,7 @@ def heartbeat(
     with client.pipeline() as pipe:
         if stale := [str(slot.slot) for slot in found if slot.pid not in live_pids]:
             pipe.hdel(keys.worker(worker), *stale)
-        pipe.hset(keys.worker(worker), mapping=cast("dict[Any, Any]", fields))
-        pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
-        pipe.sadd(keys.WORKERS, worker)
-        pipe.expire(keys.WORKERS, WORKER_TTL_SECONDS)
+        _tell(pipe, worker, fields)
         pipe.srem(keys.DRAINING, worker)
         for slot in up:  # the command by which its child takes a request gives the list no time to live
             pipe.expire(keys.taken(worker, slot.slot), REQUEST_TTL_SECONDS)
@@ -119,10 +118,7 @@ def deregister_slots(client: redis.Redis, worker: str, consumed: Collection[str]
     with client.pipeline() as pipe:
         pipe.srem(keys.WORKERS, worker)
         pipe.delete(keys.worker(worker))
-        pipe.hset(keys.worker(worker), _MAIN.decode(), cast("str", pack_facts(facts, facts.clock_ahead)))
-        pipe.expire(keys.worker(worker), WORKER_TTL_SECONDS)
-        pipe.sadd(keys.DRAINING, worker)
-        pipe.expire(keys.DRAINING, WORKER_TTL_SECONDS)
+        _tell(pipe, worker, {_MAIN: pack_facts(facts, facts.clock_ahead)}, keys.DRAINING)
         queues.note(pipe, consumed)
         pipe.execute()
 
