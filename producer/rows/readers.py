@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +15,7 @@ from tasks.protocol.codec import Array
 from worker_config.errors import InputError
 
 
+@dataclass(eq=False, repr=False)
 class BatchReader:
     """A data set that a function reads; `once` where it cannot be read a second time.
 
@@ -21,24 +23,14 @@ class BatchReader:
     model takes; `splits` are the same rows, where workers may read them themselves.
     """
 
-    def __init__(
-        self,
-        label: str,
-        rows: int | None,
-        read: Callable[[], Batches],
-        once: bool = False,
-        table: Table | None = None,
-        hint: str = "",
-        splits: Splits | None = None,
-    ) -> None:
-        self.label = label
-        self.rows = rows
-        self.table = table
-        self.hint = hint
-        self.splits = splits
-        self.once = once
-        self._read = read
-        self._begun = False
+    label: str
+    rows: int | None
+    read: Callable[[], Batches]
+    once: bool = False
+    table: Table | None = None
+    hint: str = ""
+    splits: Splits | None = None
+    _begun: bool = field(default=False, init=False)
 
     def batches(self) -> Batches:
         """Read from the first row on.
@@ -57,9 +49,10 @@ class BatchReader:
         if self.once and self._begun:
             raise InputError(f"{self.label}: can be read only once, and was; make a new iterator for another job")
         self._begun = True
-        return self._read()
+        return self.read()
 
 
+@dataclass(eq=False, repr=False)
 class SliceReader:
     """A data set of which a function reads the rows `[start, stop)`; see `Source`.
 
@@ -70,26 +63,12 @@ class SliceReader:
     label: str
     rows: int
     row_bytes: float
-
-    path: Path | None = None
-
-    def __init__(
-        self,
-        label: str,
-        rows: int,
-        row_bytes: float,
-        read: Callable[[int, int], Rows],
-        table: Table | None = None,
-        splits: Splits | None = None,
-        frame: object = None,
-        pick: Callable[[Array], Rows] | None = None,
-    ) -> None:
-        self.label, self.rows, self.row_bytes = label, rows, row_bytes
-        self.table = table
-        self.splits = splits
-        self.frame = frame
-        self.pick = pick
-        self._read = read
+    read: Callable[[int, int], Rows]
+    table: Table | None = None
+    splits: Splits | None = None
+    frame: object = None
+    pick: Callable[[Array], Rows] | None = None
+    path: Path | None = field(default=None, init=False)
 
     def take(self, start: int, stop: int) -> Arrays:
         """The rows `[start, stop)`.
@@ -102,7 +81,7 @@ class SliceReader:
     def take_marked(self, start: int, stop: int) -> Rows:
         """The same, where a row that cannot be fed is marked, and is no error."""
         check_slice(start, stop, self.rows, self.label)
-        return self._read(start, stop)
+        return self.read(start, stop)
 
 
 def rows_between(source: Source, start: int, stop: int, *, goes_on: bool = True) -> Rows:
