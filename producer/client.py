@@ -248,10 +248,8 @@ class Client(OutputClient):
         )
         if detach and job and (left := find_left(self._settings, job, data, names)):
             return left
-        spec, source = self._spec_of(names, open_source(data), options)
-        if detach:
-            return leave(self._settings_of(options), source, spec, data)
-        return self._start(spec, *rows_of(spec, source))
+        source = open_source(data)
+        return self._leave_job(names, source, options, data) if detach else self._begin_job(names, source, options)
 
     def describe(self, models: ModelNames) -> list[ModelInfo]:
         """What is known of the models, in the versions that a job would get now; raises as `submit` does."""
@@ -281,7 +279,7 @@ class Client(OutputClient):
         return find_named(self.broker_url, name)
 
     def attach(self, job_id: str) -> DetachedJob:
-        """A job that was submitted with `detach`, here or elsewhere; the first characters of its id are enough.
+        """A job that was submitted with `detach`, by its name or the beginning of its id.
 
         Raises:
             UnknownJobError: there is no such job, or it has expired.
@@ -322,6 +320,10 @@ class Client(OutputClient):
     def _begin_job(self, models: list[str], source: Source | BatchSource, options: JobOptions) -> Job:
         spec, source = self._spec_of(models, source, options)
         return self._start(spec, *rows_of(spec, source))
+
+    def _leave_job(self, models: list[str], source: Source | BatchSource, options: JobOptions, data: object) -> str:
+        spec, source = self._spec_of(models, source, options)
+        return leave(self._settings_of(options), source, spec, data)
 
     def _spec_of(
         self, names: list[str], source: Source | BatchSource, options: JobOptions

@@ -52,10 +52,10 @@ from tasks.protocol.messages import (
     pack,
     unpack,
 )
+from tasks.protocol.plan import Plan
 from tasks.protocol.records import (
     JobRecord,
     ModelInfo,
-    Plan,
     SlotRecord,
     TensorSpec,
     WorkerFacts,

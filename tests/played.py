@@ -15,6 +15,7 @@ import msgspec
 import redis
 
 from producer.records import job_store, timeline_store
+from producer.records.failed_rows import write_failures
 from producer.records.job_store import JobState
 from producer.records.timeline import Outcome, Timeline
 from tasks.protocol.messages import FailureRecord, InlineRef, ModelRef, Outputs
@@ -156,7 +157,7 @@ class Play:
             self.timeline.answered(answer, Outcome.JOINED, now - 1.0, 1)
         timeline_store.write(self.server, job_id, self.timeline, TTL_SECONDS)
         failed = [FailureRecord(row, row + 1, "infer", "ValueError", "a bad row") for row in (50, 60, 70)]
-        job_store.write_failures(self.server, job_id, failed, TTL_SECONDS)
+        write_failures(self.server, job_id, failed, TTL_SECONDS)
 
 
 def ledger(predicted: int, failed: int) -> dict[str, int]:

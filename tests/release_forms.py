@@ -35,8 +35,9 @@ from tasks.protocol.messages import (
     SliceRef,
     pack,
 )
+from tasks.protocol.plan import LeftOutput, Plan
 from tasks.protocol.preparing import Preparing
-from tasks.protocol.records import Dependence, JobRecord, ModelInfo, OlderSet, Plan, SlotRecord, TensorSpec, WorkerFacts
+from tasks.protocol.records import Dependence, JobRecord, ModelInfo, OlderSet, SlotRecord, TensorSpec, WorkerFacts
 from tasks.protocol.requests import Request
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from tasks.recovery.poison_rows import ChildDeath, RunIntent
@@ -58,7 +59,10 @@ _INFO = ModelInfo(
     columns={"x": ["a", "b"]},
     small_batches=[8],
 )
-_PLAN = Plan(1797, 256, _MODELS, _SLICE, "lz4", 3600, ["celery@box:1"], {"traceparent": "00"}, "fail", "scores")
+_LEFT = LeftOutput(
+    "/out/a.parquet", "/out/.a.parquet.part/0123456789abcdef", JOB, {"models": {}}, 1797, "fill", "5%", 8, _SPLIT
+)
+_PLAN = Plan(1797, 256, _MODELS, _SLICE, "lz4", 3600, ["celery@box:1"], {"traceparent": "00"}, "fail", "scores", _LEFT)
 
 
 def _chunk(ref: Any, **more: Any) -> ChunkMessage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import click
 import msgspec
@@ -10,7 +11,9 @@ import msgspec
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option
 from producer.cli.viewing import viewing
+from producer.detached.left_output import discard_left
 from producer.records import job_store
+from producer.records.failed_rows import read_failures
 from producer.records.store_waits import of_job, waits_in
 from producer.records.turns import read_turns
 from producer.scheduling.model_pinning import refs
@@ -19,6 +22,7 @@ from producer.scheduling.priority import priority_name, weight_of
 from tasks.protocol.records import JobRecord
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
+from worker_config.errors import MessageError, SealError, UnknownJobError
 
 # What fits a screen.
 MOST_LINES = 20
@@ -68,7 +72,7 @@ def _is_asked_for(now: job_store.JobState, record: JobRecord, state: str | None,
 @required_broker_option
 @json_option
 def status(job: str, broker_url: str, as_json: bool) -> None:
-    """Show one job; the first characters of its id are enough."""
+    """Show one job; its name or the beginning of its id will do."""
     with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job, viewer)
         expires_at = job_store.expires_at(client, record.id)
@@ -92,10 +96,10 @@ def status(job: str, broker_url: str, as_json: bool) -> None:
 @required_broker_option
 @json_option
 def failures(job: str, broker_url: str, as_json: bool) -> None:
-    """List the rows of JOB that have no prediction, and why; the first characters of its id are enough."""
+    """List the rows of JOB that have no prediction, and why; its name or the beginning of its id will do."""
     with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
         state, record = job_store.read(client, job, viewer)
-        records = job_store.read_failures(client, record, viewer)
+        records = read_failures(client, record, viewer)
     click.echo(
         json.dumps(tables.failures_values(state, record, records))
         if as_json
@@ -107,12 +111,20 @@ def failures(job: str, broker_url: str, as_json: bool) -> None:
 @click.argument("job")
 @required_broker_option
 def cancel(job: str, broker_url: str) -> None:
-    """End a running job; its queued chunks are never run. Of a detached one, also a done one, nothing is kept."""
-    with broker_errors(broker_url), connect(broker_url) as client:
+    """End a running job; its queued chunks are never run. Of a detached one, also a done one, nothing is kept.
+
+    Parts of an output that workers have written go too, where this machine reaches them; an output that is complete
+    stays.
+    """
+    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+        record = None
+        with suppress(SealError, MessageError, UnknownJobError):  # which `cancel` does not need, or will tell
+            _, record = job_store.read(client, job, viewer)
         ended = job_store.cancel(client, job)
     running = ended.state is job_store.JobState.RUNNING
+    left = discard_left(record.plan) if record and record.plan else ""
     if ended.detached and (running or ended.state is job_store.JobState.DONE):
-        click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone")
+        click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone{left and '; ' + left}")
         return
     click.echo(f"job {ended.id} is being cancelled" if running else f"job {ended.id} is {ended.state} already")
 
@@ -125,8 +137,8 @@ def priority(job: str, priority: str, broker_url: str) -> None:
     """Change the share that a running JOB has of workers, beside other jobs.
 
     CLASS is interactive (16), normal (4), bulk (1), or a number: jobs on the same workers share them by these weights.
-    Whatever the others are, the jobs of a class together have at least a tenth. The first characters of JOB's id are
-    enough.
+    Whatever the others are, the jobs of a class together have at least a tenth. JOB's name, or the first characters of
+    its id, are enough.
     """
     weight = weight_of(priority)
     with broker_errors(broker_url), connect(broker_url) as client:

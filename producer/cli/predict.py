@@ -4,6 +4,7 @@ predict_to_output     all rows into one output, or with --resume those that it l
 predict_failed_rows   --only-failed: those that failed, at their place in a finished output
 dry_run               --dry-run: one batch, nothing is written
 leave_job             --detach: the job stays with the broker
+leave_with_output     --detach with a folder: workers write it without this command
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from producer.cli.detach import leave_job
+from producer.cli.detach import leave_job, leave_with_output
 from producer.cli.dry_run import dry_run, dry_run_detached
 from producer.cli.manifest import named_or_file
 from producer.cli.options import (
@@ -48,13 +49,14 @@ from worker_config.retry_policy import LEAST_TTL_SECONDS
 # What an option makes senseless, and why.
 _EXCLUDED = {
     "--detach": {
-        "--output": ": `celeriac fetch JOB -o OUTPUT` writes the output",
-        "--resume": ": `celeriac fetch JOB -o OUTPUT` can be repeated",
-        "--force": ": `celeriac fetch JOB -o OUTPUT --force` replaces an output",
+        "--resume": ": `celeriac fetch JOB` can be repeated",
         "--workers": ": it is for the embedded system, which ends with the command",
-        "--on-error": ": a row that fails ends a detached job",
-        "--max-failed": ": a row that fails ends a detached job",
         "--only-failed": ": it is for an output that is finished",
+    },
+    "--detach without --output": {
+        "--force": ": `celeriac fetch JOB -o OUTPUT --force` replaces an output",
+        "--on-error": ": a row that fails ends a detached job, unless workers write its output",
+        "--max-failed": ": a row that fails ends a detached job, unless workers write its output",
         "--keep": ": whoever fetches the output does not have INPUT",
     },
     "--dry-run": dict.fromkeys(("--resume", "--only-failed"), ", which begins with the first row and writes nothing"),
@@ -202,7 +204,8 @@ def predict(
     --resume. A name is for one INPUT, the same models and one OUTPUT.
 
     With --detach the command ends as soon as the whole job is with the broker; `celeriac fetch JOB -o OUTPUT` writes
-    its output, from any machine.
+    its output, from any machine. With -o OUTPUT/ too, workers write the outputs there, and `celeriac fetch JOB` puts
+    the files in place.
 
     With --dry-run the input is opened and held against the models, one batch goes through every stage, and what the
     whole run would take is told; errors are those that it would end with. Nothing is written, and no job stays.
@@ -217,8 +220,14 @@ def predict(
     if accept_changes and not (resume or job):
         raise click.UsageError("--accept-changes is for --resume and --job: it continues what was begun otherwise")
     _check_excluded(
-        {"--detach": detach, "--dry-run": is_dry, "--only-failed": only_failed, "--job": job}
-        | {"--output": output, "--resume": resume, "--force": force, "--workers": workers}
+        {
+            "--detach": detach,
+            "--detach without --output": detach and not output,
+            "--dry-run": is_dry,
+            "--only-failed": only_failed,
+            "--job": job,
+        }
+        | {"--resume": resume, "--force": force, "--workers": workers}
         | {"--on-error": goes_on, "--max-failed": max_failed is not None, "--keep": keep}
     )
     if detach and not broker_url:
@@ -255,6 +264,11 @@ def predict(
         as_json=as_json,
         job=job,
     )
+    if detach and output and not output.endswith("/"):
+        raise UsageError(
+            f"{output}: with --detach the output is a folder that workers write: end it with a / "
+            f"({', '.join(IN_PARTS)}), or leave -o out, and `celeriac fetch JOB -o {output}` writes it"
+        )
     if output is None:
         options = JobOptions(
             chunk_rows=chunk_rows,
@@ -268,6 +282,8 @@ def predict(
         )
         return dry_run_detached(request, options) if is_dry else leave_job(request, options)
     path, in_parts = output_path(output) if is_url(output) else Path(output), output.endswith("/")
+    if detach and not is_dry:
+        return leave_with_output(request, path, ttl_seconds, force=force)
     if is_dry:
         return dry_run(request, path, force, in_parts=in_parts)
     if only_failed:

@@ -25,7 +25,7 @@ ENDINGS = (".html", ".htm")
 @required_broker_option
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 def report(job: str, output: Path, broker_url: str, force: bool) -> None:
-    """Draw how JOB went, or goes, as one page for any browser; the first characters of its id are enough.
+    """Draw how JOB went, or goes, as one page for any browser; its name or the beginning of its id will do.
 
     What each slot did when, rows per second, the share of each stage, the slowest chunks, what failed and what was sent
     again, the ledger, and where the job ran: models, versions, settings. The page holds all of it, and asks nobody.

@@ -50,6 +50,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float,
         "models": ", ".join(record.models),
         "input": f"{record.input}, {_rows(record)} rows, by way of {record.store}",
         "submitted": f"{_ago(record.submitted_at)} ago, by {record.producer}{', detached' if record.plan else ''}",
+        "output": f"{output}/, which workers write" if (output := output_of(record)) else "",
         "priority": priority_name(record.weight),
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
@@ -69,9 +70,20 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float,
 def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, Any]:
     """The same, as plain values."""
     values = msgspec.to_builtins(record)
-    detached = values.pop("plan") is not None
+    detached, output = values.pop("plan") is not None, output_of(record)
     priority = priority_name(values.pop("weight"))
-    return {"job": record.id, "state": state.value, **values, "detached": detached, "priority": priority, **more}
+    told = {"detached": detached, "priority": priority, "output": output}
+    return {"job": record.id, "state": state.value, **values, **told, **more}
+
+
+def output_of(record: JobRecord) -> str | None:
+    """Where a detached job has its own output; None of all others."""
+    return record.plan.output.path if record.plan and record.plan.output else None
+
+
+def how_to_fetch(record: JobRecord) -> str:
+    """The command that gives a detached job's predictions."""
+    return f"celeriac fetch {record.id}{'' if output_of(record) else ' -o OUTPUT'}"
 
 
 def turn_values(turn: Turn | None) -> dict[str, Any]:
@@ -141,7 +153,7 @@ def _next(state: JobState, record: JobRecord, slots: int, coming: str) -> str:
     if state is JobState.RUNNING and not slots:
         return coming or f"start a worker that holds {' and '.join(record.models)}"
     if record.plan and state in (JobState.RUNNING, JobState.DONE):
-        return f"celeriac fetch {record.id} -o OUTPUT{'' if state is JobState.DONE else ', which waits for its end'}"
+        return f"{how_to_fetch(record)}{'' if state is JobState.DONE else ', which waits for its end'}"
     return ""
 
 

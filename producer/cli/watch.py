@@ -46,7 +46,7 @@ REWRITTEN_SECONDS = 15.0
 @timeout_option
 @json_option
 def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: bool) -> None:
-    """Show how far JOB is until it ends; the first characters of its id are enough.
+    """Show how far JOB is until it ends; its name or the beginning of its id will do.
 
     A bar on a terminal, a line every few seconds elsewhere. The exit code tells how the job ended: 0 done, 4 failed,
     130 cancelled. Ctrl-C ends the watching alone. While Redis is away, it waits. A detached job is looked after
@@ -114,7 +114,7 @@ def _end(state: JobState, record: JobRecord, quiet: bool) -> None:
 
 
 def _next(record: JobRecord) -> str:
-    return f"; `celeriac fetch {record.id} -o OUTPUT` writes them" if record.plan else ""
+    return f"; `{tables.how_to_fetch(record)}` writes them" if record.plan else ""
 
 
 def _how_far(state: JobState, record: JobRecord) -> str:

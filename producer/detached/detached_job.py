@@ -19,20 +19,24 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
+from producer.detached.left_output import discard_left
 from producer.detached.watcher import Watcher
 from producer.job.broker_channel import BrokerChannel
 from producer.job.job_handle import JobHandle
 from producer.records import job_store
+from producer.records.failed_rows import read_failures
 from producer.records.job_store import JobState
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
-from producer.rows.read_answer import part_of, read_outputs
+from producer.rows.read_answer import part_of, read_outputs, stored_of, stored_part
 from producer.scheduling import model_pinning
+from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, FailureRecord, InlineRef, Outputs, unpack
-from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.plan import LeftOutput, Plan
+from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, answer_context, outputs_context
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.resend_detached import message
@@ -56,6 +60,15 @@ LEAST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
 # Of a thread that waits for somebody who may leave.
 _AWAIT_SECONDS = 1.0
+
+
+class WorkersNow(NamedTuple):
+    """What another job needs to run beside a detached one, on the workers that hold its models now."""
+
+    spec: JobSpec
+    settings: Settings
+    worker_timeout_seconds: float
+    watch: Callable[[], None]
 
 
 class DetachedJob(JobHandle):
@@ -105,12 +118,19 @@ class DetachedJob(JobHandle):
         return self._plan.output_name
 
     @property
+    def output(self) -> LeftOutput | None:
+        """The folder of files that its workers write, and that `celeriac fetch` completes; None of all other jobs."""
+        return self._plan.output
+
+    @property
     def rows_out(self) -> int:
         """Rows of all parts together."""
         return self._plan.rows
 
     def parts(self) -> Generator[Part, None, None]:
         """The predictions chunk by chunk, in the data set's order, as they come; each call begins anew.
+
+        Where workers write the outputs, each part has the file of its own in `stored`, and no outputs.
 
         Of several models, a part has the outputs of those that are not known to have failed when it is read, and never
         of one that an earlier part lacked; `failed_models` names the others.
@@ -161,7 +181,13 @@ class DetachedJob(JobHandle):
 
         Raises:
             RowsFailedError, JobCancelledError, UnknownJobError, NoWorkerError, BrokerError: as `parts`.
+            UsageError: workers write its outputs to files.
         """
+        if self.output:
+            raise UsageError(
+                f"job {self.id} writes its outputs to {self.output.path}/: `celeriac fetch {self.id}` puts the "
+                "files in place"
+            )
         while True:
             gathered = ResultArrays(self._plan.rows, without=self._failed)
             with suppress(ExecutorDifferedError), closing(self.parts()) as parts:
@@ -170,12 +196,12 @@ class DetachedJob(JobHandle):
                 return gathered.result()
 
     def failures(self) -> list[FailureRecord]:
-        """Rows that have no prediction, and why: those that ended the job, and one record of each failed model."""
+        """Rows that have no prediction, and why: also those that ended the job, and one record of each failed model."""
         with broker_errors(self._url), connect(self._url) as client:
-            return job_store.read_failures(client, self.record, self._sealer)
+            return read_failures(client, self.record, self._sealer)
 
     def cancel(self) -> None:
-        """End the job, running or done; its rows and outputs are gone at once. Harmless when it was cancelled before.
+        """End the job, running or done; its rows and outputs are gone at once, and parts that workers have written.
 
         Raises:
             UnknownJobError: the job has expired.
@@ -183,6 +209,7 @@ class DetachedJob(JobHandle):
         """
         with broker_errors(self._url), connect(self._url) as client:
             job_store.cancel(client, self.id)
+        discard_left(self._plan)
 
     def wait(
         self, timeout_seconds: float | None = None, *, each: Callable[[JobState, JobRecord], None] | None = None
@@ -228,6 +255,17 @@ class DetachedJob(JobHandle):
     def _read(self) -> tuple[JobState, JobRecord]:
         with broker_errors(self._url), connect(self._url) as client:
             return job_store.read_known(client, self.id, self._sealer)
+
+    def workers_now(self) -> WorkersNow | None:
+        """Those that could run it; None where there are none."""
+        with broker_errors(self._url), connect(self._url) as client:
+            slots = model_pinning.usable(read_slots(client), self._plan.models)
+        held = {(one.name, one.digest): one for slot in slots for one in slot.models}
+        infos = [held[one.name, one.digest] for one in self._plan.models if (one.name, one.digest) in held]
+        if len(infos) < len(self._plan.models):
+            return None
+        spec = JobSpec(JobOptions(priority=self.record.weight), infos, slots, "redis")
+        return WorkersNow(spec, self._settings, self._worker_timeout_seconds, self._watch)
 
     def _count_slots(self) -> int:
         with broker_errors(self._url), connect(self._url) as client:
@@ -300,10 +338,13 @@ class DetachedJob(JobHandle):
 
     def _part(self, answer: Outputs, failed: Mapping[str, FailureRecord]) -> Part:
         expected = message(self.id, self._plan, answer.index)
+        for record in (*failed.values(), *answer.failed):
+            self._failed.setdefault(record.model, record)
+        if output := self._plan.output:
+            part = part_of(answer, expected, answer.failed_rows)
+            return stored_part(replace(part, stored=stored_of(answer, expected)), output.on_error)
         if not isinstance(answer.ref, InlineRef):
             raise MessageError(f"the answer to {expected} is not one of a detached job")
         payload = self._opened(expected, outputs_context(self.id, answer.index), answer.ref.payload)
         part, outputs = part_of(answer, expected), read_outputs(payload, expected, borrow=True)
-        for record in (*failed.values(), *answer.failed):
-            self._failed.setdefault(record.model, record)
         return replace(part, outputs=outputs).without(self._failed)

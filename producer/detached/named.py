@@ -6,8 +6,9 @@ name, data set, models --work--> held against what the name's job does --> its i
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import redis
 
@@ -18,7 +19,6 @@ from producer.scheduling import model_pinning
 from producer.scheduling.job_options import JobName
 from producer.sinks.changes import differences
 from producer.sources import BatchSource, Source, fingerprint, fingerprint_of_rows
-from tasks.protocol.messages import ModelRef
 from tasks.protocol.seal import Sealer
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
@@ -26,6 +26,7 @@ from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 from worker_config.settings import Settings
 
 logger: logging.Logger = logging.getLogger(__name__)
+_NOTHING: Work = MappingProxyType({})
 
 
 def named(name: str, data: object, source: Source | BatchSource) -> JobName:
@@ -38,9 +39,10 @@ def named(name: str, data: object, source: Source | BatchSource) -> JobName:
     return JobName.of(name, fingerprint(data) if isinstance(data, str | Path) else fingerprint_of_rows(source))
 
 
-def work_of(name: JobName, models: list[ModelRef]) -> Work:
-    """What a job does, for the name to tell."""
-    return {"source": dict(name.source), "models": {model.name: model.digest for model in models}, "output": ""}
+def work_of(name: JobName, models: Mapping[str, str], output: str = "", head: Work = _NOTHING) -> Work:
+    """What a job does, for the name to tell; `models` are their digests, `head` is what its output's journal says."""
+    made = {key: head[key] for key in ("on_error", "keep") if key in head}
+    return {"source": dict(name.source), "models": dict(models), "output": output, **made}
 
 
 def find_same(client: redis.Redis, name: str, work: Work) -> str | None:

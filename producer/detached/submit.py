@@ -13,26 +13,32 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import cast
 
+import msgspec
+
 from producer.detached.named import find_same, named, work_of
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.broker_channel import BrokerChannel
 from producer.records import job_names, job_store, trace_span
+from producer.records.job_names import Work
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
 from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.scheduling.load_balancer import LoadBalancer
+from producer.scheduling.payload_route import check_writable
 from producer.sources import BatchSource, Source
+from tasks.datasets.kept import with_kept
 from tasks.datasets.read_errors import foreign_errors
 from tasks.datasets.rebatcher import Rebatcher
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
-from tasks.protocol.records import ModelInfo, Plan, SlotRecord
+from tasks.protocol.plan import LeftOutput, Plan
+from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import rows_context
 from tasks.protocol.signature import blank_rows
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
 from tasks.transport.worker_registry import read_slots
-from worker_config.errors import BrokerError, InputError, UsageError
+from worker_config.errors import BrokerError, InputError, ModelError, UsageError
 from worker_config.settings import Settings
 
 
@@ -46,9 +52,10 @@ def check_can_be_left(infos: Sequence[ModelInfo], options: JobOptions) -> None:
         return
     if options.first_row:
         raise UsageError("first_row is for an attached job; give a detached one the rows that are left")
-    if options.fail_together or options.policy.goes_on:
+    if options.fail_together or (options.policy.goes_on and not options.write_to):
         raise UsageError(
-            "fail_together and on_error are for an attached job; a detached one ends with a row that fails"
+            "fail_together and on_error are for an attached job; a detached one ends with a row that fails, unless "
+            "workers write its output"
         )
     if any(info.drops_rows for info in infos):
         raise UsageError("a job that drops rows on purpose cannot be detached; leave out --detach")
@@ -70,9 +77,15 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
     """
     options = spec.options
     ttl_seconds = options.ttl_seconds or settings.job_ttl_seconds
-    job_id = secrets.token_hex(6)
+    output = options.write_to if isinstance(options.write_to, LeftOutput) else None
+    job_id = output.job if output else secrets.token_hex(6)
+    check_writable(output, spec.slots)
     channel = BrokerChannel(str(settings.broker_url), settings, job_id)
-    name, work = options.job, work_of(named(options.job, data, source), spec.models) if options.job else {}
+    name, work, digests = options.job, cast("Work", {}), {model.name: model.digest for model in spec.models}
+    if output and output.head.get("models") != digests:
+        raise ModelError(f"model {', '.join(digests)} has changed since this command began; run it again")
+    if name:
+        work = work_of(named(name, data, source), digests, *((output.path, output.head) if output else ()))
     if name:
         try:
             with broker_errors(channel.url):
@@ -82,7 +95,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
             channel.close()
     trace = trace_span.begin(job_id, spec.models, spec.store)
     try:
-        budget = RedisBudget(source.label, spec.infos, settings.detached_mib, channel.redis_room())
+        budget = RedisBudget(source.label, [] if output else spec.infos, settings.detached_mib, channel.redis_room())
         upload = _Upload(channel, job_id, spec, ttl_seconds, budget)
         chunk_rows = upload.put_source(source) if isinstance(source, Source) else upload.put_batches(source)
         plan = Plan(
@@ -95,6 +108,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
             workers=sorted({slot.worker for slot in spec.slots}),
             on_nonfinite=options.policy.on_nonfinite,
             output_name=model_pinning.output_name(spec.infos),
+            output=msgspec.structs.replace(output, kept=spec.kept_in_place) if output else None,
             trace=trace.headers,
         )
         dependent = model_pinning.dependent(spec.infos)
@@ -148,7 +162,9 @@ class _Upload:
         """Store the next chunk; raises InputError if no model takes such rows as the first has."""
         if not self.chunks:
             check_fits(self.spec.infos, rows)
-        parts = codec.encode_parts(cast("codec.Tree", rows), compression=self.spec.options.compression)
+        kept = self.spec.kept
+        tree = with_kept(rows, kept.of_chunk(self.rows, self.rows + count)) if kept else rows
+        parts = codec.encode_parts(cast("codec.Tree", tree), compression=self.spec.options.compression)
         payload = b"".join(self.channel.sealer.seal(rows_context(self.job_id, self.chunks), parts))
         self.rows += count
         self.bytes += len(payload)

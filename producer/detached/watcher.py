@@ -17,7 +17,8 @@ from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.store_waits import of_job
 from producer.scheduling.worker_liveness import WorkerLiveness
-from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.plan import Plan
+from tasks.protocol.records import JobRecord
 from tasks.transport import scripts
 from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import claim_resend, unanswered

@@ -20,12 +20,22 @@ from producer.job.job_context import JobContext
 from producer.records.timeline import Outcome
 from producer.rows.assemble import Join, ResultArrays
 from producer.rows.drop_rows import blank_like, drop_rows
-from producer.rows.part import OutputTree, Part, StoredPart, flatten, title_of, unflatten, without
-from producer.rows.read_answer import part_of, read_outputs
+from producer.rows.part import OutputTree, Part, flatten, unflatten, without
+from producer.rows.read_answer import part_of, read_outputs, stored_of, stored_part
 from producer.scheduling import model_pinning
 from producer.scheduling.open_chunk import OpenChunk
 from tasks.protocol import codec
-from tasks.protocol.messages import Answer, ChunkMessage, Failure, FailureRecord, FileRef, Outputs, PartRef, PartsReply
+from tasks.protocol.messages import (
+    Answer,
+    ChunkMessage,
+    Failure,
+    FailureRecord,
+    FileRef,
+    MergeReply,
+    Outputs,
+    PartRef,
+    PartsReply,
+)
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import (
     ExecutorDifferedError,
@@ -127,7 +137,7 @@ class Collector:
         self._dispatcher.leave_out(self._failures.models)
         loaded: tuple[OutputTree | None, int] | None
         if self._write_to:
-            part = replace(part, stored=self._stored(answer))
+            part = replace(part, stored=stored_of(answer, message))
             loaded = None, answer.ref.bytes if isinstance(answer.ref, PartRef) else 0
         else:
             loaded = (None, 0) if answer.is_blank else self._load(answer, chunk)
@@ -228,8 +238,9 @@ class Collector:
         self._ledger.nonfinite_inputs += part.nonfinite[0]
         self._ledger.nonfinite_outputs += part.nonfinite[1]
         if self._write_to:
-            self.join.add(self._complete(part))
-            self._is_known |= part.stored is not None and part.stored.ref is not None
+            merged = isinstance(self._write_to, MergeReply)
+            self.join.add(stored_part(part, self._policy.on_error, is_file_of_parts=merged))
+            self._is_known |= part.stored is not None and part.stored.ref is not None and bool(part.stored.ref.outputs)
             self._next_index = max(self._next_index, part.index + 1)
         elif outputs is None:
             self._formless.append(part)
@@ -254,21 +265,6 @@ class Collector:
         with_failed = self._policy.on_error == "skip"
         lacks_rows = part.dropped or (part.failed and with_failed)
         return drop_rows(part, with_failed=with_failed) if lacks_rows else part
-
-    def _stored(self, answer: Outputs) -> StoredPart:
-        """The file that an answer names."""
-        if isinstance(answer.ref, PartRef) or answer.is_blank:
-            return StoredPart(answer.ref if isinstance(answer.ref, PartRef) else None, answer.checksum)
-        raise MessageError(f"chunk {answer.index} was answered without the file that it should have written")
-
-    def _complete(self, part: Part) -> Part:
-        """A part that workers have written, with the count of rows that it lacks."""
-        left_out = part.failed_rows if self._policy.on_error == "skip" else 0
-        part = replace(part, stored=part.stored or StoredPart(None), skipped=left_out + part.dropped_rows)
-        ref = part.stored.ref if part.stored else None
-        if ref and isinstance(self._write_to, PartsReply) and ref.rows != part.rows:
-            raise MessageError(f"{title_of(part)}: its file has {ref.rows} rows, it must have {part.rows}")
-        return part
 
     def _load(self, answer: Outputs, chunk: OpenChunk) -> tuple[OutputTree, int] | None:
         """An answer's outputs, and the bytes that they were in the store; None if they are gone."""

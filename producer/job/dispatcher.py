@@ -25,7 +25,15 @@ from tasks.datasets.marked import plain, unfed_of
 from tasks.datasets.objects import odd_texts
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
-from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, FileRef, InlineRef, SliceRef, cut_in_place
+from tasks.protocol.messages import (
+    WRITTEN_VERSION,
+    ChunkMessage,
+    FileRef,
+    FolderReply,
+    InlineRef,
+    SliceRef,
+    cut_in_place,
+)
 from tasks.protocol.records import SlotRecord
 from tasks.protocol.split_ref import SplitRef, cut
 from tasks.protocol.unfed_rows import with_unfed
@@ -65,7 +73,9 @@ class Dispatcher:
         self._balancer = LoadBalancer(spec.slots)
         self._models = spec.models
         self._is_new = True
-        self._reply = spec.options.write_to or choose_reply(spec.store, spec.slots, context.channel.settings)
+        write_to = spec.options.write_to
+        folder = write_to if isinstance(write_to, FolderReply) else None
+        self._reply = folder or choose_reply(spec.store, spec.slots, context.channel.settings)
 
     def use(self, slots: Sequence[SlotRecord]) -> None:
         """Send to the workers of these slots from now on, as much as Redis has room for, and the job's share is."""

@@ -17,6 +17,7 @@ from producer.records.trace_span import JobTrace
 from producer.scheduling.job_options import JobSpec
 from tasks.protocol.messages import Differed
 from tasks.protocol.records import JobRecord
+from worker_config.settings import Settings
 
 
 @dataclass
@@ -51,6 +52,11 @@ class JobContext:
     def id(self) -> str:
         """The job's id."""
         return self.record.id
+
+    @property
+    def settings(self) -> Settings:
+        """Those of its producer."""
+        return self.channel.settings
 
     def record_now(self) -> JobRecord:
         """The job's record, with all that was counted so far."""

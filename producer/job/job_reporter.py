@@ -11,6 +11,7 @@ import msgspec
 
 from producer.job.job_context import JobContext
 from producer.records import job_store, timeline_store
+from producer.records.failed_rows import write_failures
 from producer.records.job_store import JobState
 from tasks.transport.connection import broker_errors
 
@@ -64,7 +65,7 @@ class JobReporter:
     def _write_failures(self) -> None:
         failures = self._context.failures
         if len(failures.records) > self._failures_written:
-            job_store.write_failures(self._client, self._context.id, failures.in_order(), self._ttl_seconds)
+            write_failures(self._client, self._context.id, failures.in_order(), self._ttl_seconds)
             self._failures_written = len(failures.records)
 
     def _write_timeline(self) -> None:

@@ -1,4 +1,4 @@
-"""Files from parts, made by this process: for outputs that came here, as those of a detached job do.
+"""Files from parts, made by this process: for outputs that came here, and where no worker of the job is up any more.
 
 MergeOrder --add--> a file, at once
 """

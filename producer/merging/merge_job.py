@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_job
-from producer.job.job import Job
 from producer.rows.part import StoredPart
 from producer.scheduling.chunk_sizer import ChunkSizer
-from producer.scheduling.job_options import JobOptions
+from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.datasets.rows import Rows
 from tasks.outputs.parts import MergeOrder
 from tasks.protocol.messages import MergeReply, StoreName, pack
 from worker_config.errors import OutputError
+from worker_config.settings import Settings
 
 
 class MergeFeed(Feed):
@@ -55,17 +56,36 @@ class MergeFeed(Feed):
         return self._error is not None or (self._ended and not self._orders)
 
 
+class Merged(Protocol):
+    """The job whose parts are merged: the context of an attached one, or what a detached one tells of its workers."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """Its models, and who runs them."""
+
+    @property
+    def settings(self) -> Settings:
+        """As of `make_job`."""
+
+    @property
+    def worker_timeout_seconds(self) -> float:
+        """As of `make_job`."""
+
+    @property
+    def watch(self) -> Callable[[], None]:
+        """As of `make_job`."""
+
+
 class MergeJob:
     """The job that makes files of the parts of another one, on its workers and with its weight."""
 
-    def __init__(self, job: Job, label: str, reply: MergeReply) -> None:
-        context, self._feed = job.context, MergeFeed(label)
+    def __init__(self, context: Merged, label: str, reply: MergeReply) -> None:
+        self._feed = MergeFeed(label)
         options = JobOptions(priority=context.spec.options.priority, fail_together=True, write_to=reply)
         store: StoreName = "redis" if context.spec.store == "redis" else "files"
         spec = replace(context.spec, options=options, in_place=None, store=store, kept=None, kept_in_place=None)
         sizer = ChunkSizer(1, fixed_rows=1)
-        timeout, settings = context.worker_timeout_seconds, context.channel.settings
-        self._job = make_job(settings, spec, self._feed, sizer, timeout, context.watch)
+        self._job = make_job(context.settings, spec, self._feed, sizer, context.worker_timeout_seconds, context.watch)
         self._feed.wake = self._job.wake
         self._files = self._job.parts()
         self._job.start(lambda: None)

@@ -108,7 +108,7 @@ def predict_to_sink(
     job = client._begin_job(names, source, options)
     if sink.folder:
         sink.folder.note_job(job.id)
-        sink.folder.begin_merges = partial(MergeJob, job, sink.path.name)
+        sink.folder.begin_merges = partial(MergeJob, job.context, sink.path.name)
     begun(job)
     dropped_before = dict(sink.dropped)
 

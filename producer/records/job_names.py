@@ -63,6 +63,11 @@ def read(client: redis.Redis, name: str) -> Named:
     )
 
 
+def job_of(client: redis.Redis, name: str) -> str:
+    """The id of the job that has this name, or had it last; empty where nobody knows one."""
+    return cast("bytes", client.hget(keys.named(name), "job") or b"").decode()
+
+
 def claim(client: redis.Redis, name: str, owner: str, seconds: int, keep_seconds: int, **fields: str) -> str:
     """Claim a name for some seconds, or longer, or for none to give it back; who has it now, this owner if it could."""
     words = [word for pair in fields.items() for word in pair]

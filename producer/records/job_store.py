@@ -19,11 +19,13 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import redis
 
+from producer.records import job_names
 from producer.records.ledger import Ledger
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, pack, unpack
-from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.messages import Differed, FailureRecord, ModelRef, from_json, unpack
+from tasks.protocol.plan import Plan
+from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, failure_context, is_signed, record_context
 from tasks.transport import scripts
 from worker_config.broker import KEY_PREFIX
@@ -135,16 +137,6 @@ def finish(client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobSta
     _write(client, record, sealer, state, ttl_seconds)
 
 
-def write_failures(client: redis.Redis, job_id: str, records: Sequence[FailureRecord], ttl_seconds: int) -> None:
-    """Tell which rows have failed so far, all of them each time, so that it may be repeated."""
-    with client.pipeline() as pipe:
-        pipe.delete(keys.failures(job_id))
-        if records:
-            pipe.rpush(keys.failures(job_id), *map(pack, records))
-            pipe.expire(keys.failures(job_id), ttl_seconds)
-        pipe.execute()
-
-
 class Cancelled(NamedTuple):
     """A job that was asked to end, the state that it was in, and whether it is a detached one."""
 
@@ -186,22 +178,23 @@ def set_weight(client: redis.Redis, job_id: str, weight: float) -> str:
 
 
 def find(client: redis.Redis, job_id: str) -> str:
-    """The whole id of a job, of which the first characters are enough.
+    """The whole id of a job, of which the first characters are enough; or of the one that has this name.
 
     Raises:
-        UnknownJobError: no job, or more than one, begins so.
+        UnknownJobError: no job has this name, and none, or more than one, begins so.
     """
-    ids = [known for known in job_ids(client) if known.startswith(job_id)] if job_id else []
+    known, named = job_ids(client), job_names.job_of(client, job_id)
+    if named in known and job_id not in known:
+        return named
+    ids = [one for one in known if one.startswith(job_id)] if job_id else []
     if len(ids) != 1:
-        count = f"{len(ids)} jobs" if ids else "no job"
+        count = f"{len(ids)} jobs" if ids else "no job of this name, and none"
         raise UnknownJobError(f"{count} with an id that begins with {job_id!r}; `celeriac jobs` lists them")
     return ids[0]
 
 
 def read(client: redis.Redis, job_id: str, sealer: Sealer) -> tuple[JobState, JobRecord]:
-    """A job's state and record, of a detached one with the counts as they stand.
-
-    The first characters of its id are enough.
+    """A job's state and record, of a detached one with the counts as they stand; `job_id` as of `find`.
 
     Raises:
         UnknownJobError: no job, or more than one, begins so.

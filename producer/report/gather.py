@@ -14,11 +14,13 @@ import msgspec
 import redis
 
 from producer.records import job_store, timeline_store
+from producer.records.failed_rows import read_failures
 from producer.records.job_store import JobState
 from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, TimelineSummary, entry_of
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, FailureRecord, Outputs, unpack
-from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.plan import Plan
+from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, content_of
 from worker_config.errors import MessageError
 
@@ -45,9 +47,9 @@ class JobFacts:
 
 
 def gather(client: redis.Redis, job_id: str, sealer: Sealer) -> JobFacts:
-    """All that is known of a job; the first characters of its id are enough."""
+    """All that is known of a job; its name or the beginning of its id will do."""
     state, record = job_store.read(client, job_id, sealer)
-    failures = job_store.read_failures(client, record, sealer)
+    failures = read_failures(client, record, sealer)
     if record.plan:
         return _of_detached(client, JobFacts(state, record, failures), record.plan)
     kept = timeline_store.read(client, record.id)

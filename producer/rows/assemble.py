@@ -117,7 +117,7 @@ class Layout:
             wanted = f"[{self.first_row}, {self.rows})"
             raise MessageError(f"{title_of(part)} lies outside the rows of the data set, {wanted}")
         if part.stored is not None:
-            if part.stored.ref is None:
+            if part.stored.ref is None or not part.stored.ref.outputs:
                 return {}
             outputs, kept = row_specs(part.stored.ref.outputs), row_specs(part.stored.ref.kept)
             if same := outputs.keys() & kept.keys():

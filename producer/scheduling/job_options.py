@@ -16,6 +16,7 @@ from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.priority import Priority, weight_of
 from tasks.protocol.codec import Compression, check_installed
 from tasks.protocol.messages import FolderReply, InPlaceRef, ModelRef, OnError, OnNonfinite, StoreName
+from tasks.protocol.plan import LeftOutput
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.split_ref import SplitRef
 from worker_config.errors import UsageError
@@ -89,7 +90,8 @@ class JobOptions:
     Attributes:
         failed_before, dropped_before, nonfinite_before: how many rows before `first_row` were so.
         policy: what becomes of rows that fail, or are not finite.
-        write_to: the folder in which workers leave outputs as files; None where they send them.
+        write_to: the folder in which workers leave outputs as files, with the output that a detached job makes of them;
+            None where they send them.
         keep: columns of the data set that they put beside the outputs there.
 
     Raises:
@@ -113,7 +115,7 @@ class JobOptions:
     detach: bool = False
     ttl_seconds: int | None = None
     job: str | None = None
-    write_to: FolderReply | None = None
+    write_to: FolderReply | LeftOutput | None = None
     keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -126,8 +128,8 @@ class JobOptions:
             )
         if self.keep and not self.write_to:
             raise UsageError("keep is for outputs that workers write to files; `Client.predict` has it for all others")
-        if self.write_to and self.detach:
-            raise UsageError("workers do not write the outputs of a detached job; `celeriac fetch` does")
+        if self.write_to and self.detach != isinstance(self.write_to, LeftOutput):
+            raise UsageError("of a detached job write_to is a LeftOutput, which whoever fetches it completes")
         if self.ttl_seconds is not None and not self.detach:
             raise UsageError("ttl_seconds is for a detached job; an attached one ends with its producer")
         if self.job is not None and not self.detach:

@@ -18,6 +18,7 @@ from producer.scheduling.job_options import JobOptions, JobSpec
 from producer.sources import ArraySource, BatchSource, ObjectArray, Source
 from tasks.protocol.codec import DTYPES, dtype_name
 from tasks.protocol.messages import FolderReply, InPlaceRef, SliceRef, StoreName, pack
+from tasks.protocol.plan import LeftOutput
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.split_ref import READS_OBJECTS, SplitRef
 from tasks.transport import spool
@@ -127,7 +128,7 @@ def choose_reply(store: StoreName, slots: Sequence[SlotRecord], settings: Settin
     return "files" if store != "redis" and _shares_spool(slots, settings) else "redis"
 
 
-def check_writable(reply: FolderReply | None, slots: Sequence[SlotRecord]) -> None:
+def check_writable(reply: FolderReply | LeftOutput | None, slots: Sequence[SlotRecord]) -> None:
     """Raise UsageError unless all workers may write where they are to leave outputs."""
     if reply and (lacking := sorted({slot.worker for slot in slots if not is_under(reply.folder, slot.output_roots)})):
         raise UsageError(

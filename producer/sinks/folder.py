@@ -105,6 +105,7 @@ class FolderWriter(Writer):
         self._sizes = [1, 1]  # of parts that were merged, and of their files
         self._job = ""
         self._left: Set[str] = frozenset()
+        self._noted: Set[str] = frozenset()
         self._is_published = False
 
     @property
@@ -174,6 +175,7 @@ class FolderWriter(Writer):
             self._final.replaces = note.get("replaces", self._final.replaces)
             self._block_rows = note.get("block_rows", self._block_rows)
             self.files += msgspec.convert(note.get("files", []), list[MergedFile])
+        self._noted = {one["name"] for note in notes for one in note.get("parts", []) if one["name"]}
         self._parts.load(notes, self.files[-1].stop if self.files else 0, sum(file.rows for file in self.files))
         self._filled.load(notes)
 
@@ -193,6 +195,10 @@ class FolderWriter(Writer):
         """The job whose parts come from now on."""
         self._notes.append({"job": job})
 
+    def note_taken(self) -> None:
+        """Parts are looked for in the folder: of those that a detached job's answers name, some may be gone."""
+        self._notes.append({"taken": True})
+
     def adopt(self, head: JournalHead | None, first_row: int) -> Generator[Part, None, None]:
         """The parts from this row on that a former run did not note, if they prove what they are; others go, or all."""
         taken = set[str]()
@@ -202,6 +208,10 @@ class FolderWriter(Writer):
                 taken |= {part.stored.ref.name} if part.stored and part.stored.ref else set()
         finally:
             self.place.remove_written(self.token, self._left - taken)
+
+    def has(self, part: Part) -> bool:
+        """Whether a former run has noted the file of this part; one without a file is as good as another."""
+        return part.stored is None or part.stored.ref is None or part.stored.ref.name in self._noted
 
     def add(self, part: Part) -> None:
         """Note the file that has the rows of a part; parts come in order."""

@@ -11,10 +11,11 @@ each later one that a run of rows is on the disk: it is written after they are.
 `failed` has the records of rows that failed since the record before, `left_out` counts those so far that the output
 lacks; `nonfinite` counts the predicted rows so far whose inputs, and whose outputs, are not finite. `dropped` says that
 a model has failed alone, and with which record: a run that continues is without it. `notes` has what workers have left.
+Of a detached job the first of them names it, before any row is safe.
 `accepted` says which changes of data set or models the user has accepted, and `head` what the first record would say
 since then; `by` is a random name of whoever begins or goes on.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. Only one process writes at a
-time (`journal_files.py`). Without a run of rows there is nothing to continue, whatever was being done.
+time (`journal_files.py`). Without a second record there is nothing to continue, whatever was being done.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ import msgspec
 import numpy as np
 
 from producer.sinks.changes import check_same
-from producer.sinks.journal_files import JournalFile, StagedJournalFile, open_journal_file
+from producer.sinks.journal_files import JournalFile, StagedJournalFile, open_journal_file, read_journal
 from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import not_continued
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
-from worker_config.errors import OutputError
+from worker_config.errors import MessageError, OutputError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
 FORMAT = 4
@@ -69,6 +70,14 @@ class JournalHead:
     keep: Sequence[str] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     can_resume: bool = True
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> JournalHead:
+        """What `as_dict` has given, as a job's record has it; raises MessageError where it is of another release."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise MessageError(f"what the job says of its output is not understood: {one_line(error)}") from None
 
     def as_dict(self) -> dict[str, JsonValue]:
         """The same as plain values."""
@@ -111,6 +120,7 @@ class Journal:
         left_out: how many of the safe rows the output lacks, since they failed.
         nonfinite: of the safe rows, how many are not finite in inputs and in outputs.
         dropped_rows: rows that a former run has brought to the disk, and that are not continued.
+        is_begun: whether there is something to continue: rows, or a detached job that writes parts.
         accepted: changes of data set or models with which the user has said to go on.
         notes: what a writer of many files has of them.
     """
@@ -124,6 +134,7 @@ class Journal:
     nonfinite: tuple[int, int]
     accepted: list[str]
     notes: list[dict[str, Any]]
+    is_begun: bool
 
     def __init__(self, file: JournalFile, records: list[_Record], dropped_rows: int = 0) -> None:
         self._file = file
@@ -131,7 +142,7 @@ class Journal:
         runs = [msgspec.convert(record, _Run) for record in records]
         last = runs[-1] if runs else _Run(0, 0, 0)
         self.done_rows, self.mark = last.stop, last.mark
-        known = runs[0].outputs if runs else []
+        known = next((run.outputs for run in runs if run.outputs), [])
         self.specs = {key: RowSpec(np.dtype(getattr(ml_dtypes, name, name)), shape) for key, name, shape in known}
         self.dropped = {name: failure for run in runs for name, failure in run.dropped.items()}
         self.failures = [failure for run in runs for failure in run.failed]
@@ -141,6 +152,7 @@ class Journal:
         self.accepted = [change for run in runs for change in run.accepted]
         # What was left before the user has accepted changes is of another data set, or of other models.
         self.notes = [note for run in runs for note in (*run.notes, *([{"job": ""}] if run.accepted else ()))]
+        self.is_begun = bool(self.specs or self.notes)
 
     def commit(
         self,
@@ -169,6 +181,7 @@ class Journal:
             interrupt = error
             self._append(record)
         self.done_rows, self.mark, self.specs, self.dropped = stop, mark, dict(specs), dict(dropped)
+        self.is_begun = True
         self.failures += failures
         self.left_out, self.nonfinite = left_out, nonfinite
         if interrupt:
@@ -245,6 +258,11 @@ def open_journal(
                 journal.go_on(changes, now)
         else:
             saved = _safe_rows(path, data)
+            if (job := _job_in(path, data)) and not (saved or resume or force):
+                raise OutputError(
+                    f"{path}: job {job}, which was left with the broker, writes it: `celeriac fetch {job}` puts its "
+                    "files in place; begin again with --force"
+                )
             if saved and not (resume or force):
                 raise OutputError(
                     f"{path}: {saved} rows that an earlier run has saved beside it would be lost; continue it with "
@@ -255,6 +273,11 @@ def open_journal(
             journal.begin(now)
         undo.pop_all()
     return journal
+
+
+def job_in_journal(path: Path) -> str:
+    """The detached job, or another one, that writes an output by its journal; empty where others go on without it."""
+    return _job_in(path, read_journal(path, journal_path(path)))
 
 
 @contextmanager
@@ -291,6 +314,15 @@ def _safe_rows(path: Path, data: bytes) -> int:
         return int(records[-1].get("stop", 0)) if records else 0
     except (OutputError, TypeError, ValueError):  # nobody could have continued it
         return 0
+
+
+def _job_in(path: Path, data: bytes) -> str:
+    try:
+        notes = [note for record in _read(path, data)[0] for note in record.get("notes", [])]
+        last: _Record = next((note for note in reversed(notes) if "job" in note or "taken" in note), {})
+        return str(last.get("job", ""))
+    except (OutputError, TypeError, AttributeError):  # nobody could have continued it
+        return ""
 
 
 def _record(line: bytes) -> _Record | None:

@@ -276,6 +276,13 @@ def open_journal_file(output: Path, path: Path, *, is_staged: bool) -> JournalFi
     return LocalJournalFile(output, path)
 
 
+def read_journal(output: Path, path: Path) -> bytes:
+    """What a journal has, whoever writes it; nothing where there is none."""
+    if is_url(output):
+        return ObjectJournalFile(object_url(str(output)), object_url(str(path))).read()
+    return path.read_bytes() if path.exists() else b""
+
+
 def is_journal(path: Path) -> bool:
     """Whether there is a journal of this name."""
     if not is_url(path):

@@ -38,6 +38,7 @@ def open_sink(
     mends: int | None = None,
     in_parts: bool = False,
     token: str = "",
+    job: str = "",
 ) -> Sink:
     """Begin an output, by making its temporary file, or continue one.
 
@@ -56,6 +57,7 @@ def open_sink(
             locked; what a run has left that was killed as it did so goes. Lines of other rows stay in formats of lines.
         in_parts: the output is a folder of files that workers write; there is a journal then.
         token: of its working folder, where they write already.
+        job: the detached job that writes the parts, whose answers tell of each: no other is looked for.
 
     Raises:
         OutputError: the output cannot be written or continued; the text names it, the cause, and what to do.
@@ -93,7 +95,8 @@ def open_sink(
     sink.can_resume = journal.can_resume
     with ExitStack() as undo:
         undo.callback(sink.abort)
-        sink.adopt(None if accept_changes else journal)
+        if not job:
+            sink.adopt(None if accept_changes else journal)
         undo.pop_all()
     return sink
 
@@ -188,7 +191,7 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
     with ExitStack() as undo:
         undo.callback(notes.close)
         undo.callback(writer.close)
-        if notes.specs:
+        if notes.is_begun:
             for model in notes.dropped:
                 writer.drop(model)
             if isinstance(writer, FolderWriter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -98,7 +98,7 @@ class Sink:
     @property
     def safe_rows(self) -> int | None:
         """Rows that another run need not do again; None where there is nothing to continue; final after `abort`."""
-        return self._journal.done_rows if self._journal and self._journal.specs else None
+        return self._journal.done_rows if self._journal and self._journal.is_begun else None
 
     @property
     def may_replace(self) -> bool:
@@ -132,13 +132,23 @@ class Sink:
 
     def adopt(self, head: JournalHead | None) -> None:
         """Take over what workers have left of a former run, and its journal does not know; without `head`, nothing."""
-        if self.folder and self._begun:
+        if self.folder and self._journal and self._journal.is_begun:
+            self.folder.note_taken()  # before anything goes that an answer of a detached job names
+            self._unsynced = True
+            self._sync()
             parts = self.folder.adopt(head, self.done_rows)
             # A part may have other outputs than the rows before.
             with one_line_errors(self._writer.target.described), closing(parts), suppress(MessageError):
                 for part in parts:
                     self.write(part)
             self.done_rows = self._layout.placed
+
+    def note_job(self, job: str) -> None:
+        """Let the journal say that a detached job writes the parts: from now on there is something to continue."""
+        if self.folder:
+            self.folder.note_job(job)
+            self._unsynced = True
+            self._sync()
 
     def drop(self, model: str, record: FailureRecord) -> None:
         """Leave a model out, with the rows of it that are written and those to come; harmless when repeated."""
@@ -198,8 +208,10 @@ class Sink:
             self._failed = True
             raise
 
-    def commit(self) -> None:
+    def commit(self, tell: Callable[[], None] = lambda: None) -> None:
         """Bring everything to the disk, then give the output its final name in one step.
+
+        `tell` writes what stands beside it, before there is nothing left to be continued.
 
         Raises:
             OutputError: the disk refuses, or refused before.
@@ -221,6 +233,7 @@ class Sink:
                 self.committed = True
                 if not self.folder and isinstance(self.path, Path):
                     sync_folder(self.path.parent)
+            tell()
             self.discard()
         finally:
             self.abort()
@@ -236,7 +249,7 @@ class Sink:
         if self._journal is not None:
             with suppress(OSError, OutputError):
                 self._sync(waits=False)
-        if self.committed or self._journal is None or not self._journal.specs or not self.can_resume:
+        if self.committed or self._journal is None or not self._journal.is_begun or not self.can_resume:
             self.discard()
             return
         self._ended = True

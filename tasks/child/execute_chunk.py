@@ -21,7 +21,7 @@ from tasks.child.bootstrap import Child
 from tasks.child.chunk_rows import fed_rows, with_places, with_values
 from tasks.child.delivery import Delivery, NotHeldError, ask
 from tasks.child.model_cache import FreshChildError
-from tasks.child.put_outputs import NOTHING_PUT, carry_out, put_outputs
+from tasks.child.put_outputs import NOTHING_PUT, carry_out, of_failed_rows, put_outputs
 from tasks.child.run_models import Before, ChunkOutputs, ChunkRun, load, record_of
 from tasks.models.batches import BatchCounts
 from tasks.protocol.chunk_args import chunk_id, from_args
@@ -40,7 +40,7 @@ from tasks.recovery.poison_rows import ChildDeath, RowRange, is_hopeless, steps
 from tasks.telemetry.counters import Counts
 from tasks.transport.connection import PASSING
 from tasks.transport.publish_answer import ASK_AGAIN, VoidAnswerError, push_answer, refuse
-from tasks.transport.resend_detached import send_void
+from tasks.transport.resend_detached import send_once_more, send_void
 from worker_config.errors import ModelError, NoSpaceError, OutputError, SealError, VersionError
 from worker_config.retry_policy import LEAST_BACKOFF_SECONDS
 
@@ -116,6 +116,9 @@ def _answer(child: Child, message: ChunkMessage, queue: str, delivery: Delivery,
     own_graph = delivery.own_graph
     while True:
         answer = run_chunk(child, message, delivery.payload, delivery.count, own_graph)
+        is_lost = isinstance(answer, Failure) and answer.record.stage == "worker"
+        if is_lost and send_once_more(child.client, message, queue, child.payloads.sealer):
+            return answer
         child.stopwatch.enter("answer")  # first: what is left of the stage before must not count for the next chunk
         answer = msgspec.structs.replace(answer, begun_at=begun_at, stages=child.stopwatch.lap())
         try:
@@ -219,6 +222,8 @@ def run_chunk(
         if isinstance(error, OutputError) or (isinstance(message.reply, MergeReply) and stage == "encode"):
             stage = "full" if isinstance(error, NoSpaceError) else "write"
         answer = _failure(child, message, record_of(message, stage, error))
+    if isinstance(answer, Failure):
+        answer = of_failed_rows(message, answer)
     return msgspec.structs.replace(answer, by_executor=by_executor, differed=differed)
 
 

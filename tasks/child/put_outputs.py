@@ -19,9 +19,12 @@ from tasks.outputs.part_files import merge_parts, write_part
 from tasks.outputs.parts import MergeOrder, PartAbout, part_of
 from tasks.protocol import codec
 from tasks.protocol.messages import (
+    Answer,
     ChunkMessage,
+    Failure,
     InlineRef,
     MergeReply,
+    Outputs,
     PartRef,
     PartsReply,
     PayloadRef,
@@ -30,6 +33,7 @@ from tasks.protocol.messages import (
 from tasks.protocol.seal import Parts, checksum
 from tasks.telemetry.stopwatch import Stopwatch
 from tasks.transport.output_folder import open_output_folder
+from tasks.transport.publish_answer import ASK_AGAIN
 from worker_config.errors import OutputError, PayloadError
 from worker_config.files import Root
 
@@ -51,21 +55,41 @@ def put_outputs(
         OutputError: the folder of the output cannot be written.
         MessageError, PayloadError: they are nothing that travels.
     """
-    if not ran.outputs:
-        return None
     if isinstance(message.reply, PartsReply):
+        if not ran.outputs and not (kept and message.on_error == "fill" and ran.failed_rows):
+            return None
         watch.enter("store")
-        outputs = ran.outputs if len(message.models) > 1 else next(iter(ran.outputs.values()))
+        outputs = ran.outputs or None if len(message.models) > 1 else next(iter(ran.outputs.values()), None)
         roots = payloads.places.output_roots
         about = _about(message, ran) if is_proven and not ran.failed else None
         part = part_of(message, outputs, ran.failed_rows, ran.dropped, kept, about)
         with open_output_folder(message.reply.folder, roots) as folder:
             return write_part(folder, message.start, message.stop, part)
-    parts = _encode(message, ran)
+    parts = _encode(message, ran) if ran.outputs else []
     if not parts:
         return None
     watch.enter("store")
     return payloads.store(message, parts), checksum(parts)
+
+
+def of_failed_rows(message: ChunkMessage, failure: Failure) -> Answer:
+    """The answer to a chunk that failed, where its rows are to be counted and the others go on; else the failure."""
+    record = failure.record
+    ends = not failure.failed_rows and record.stage in (*ASK_AGAIN, "model", "write")
+    if not isinstance(message.reply, PartsReply) or message.on_error == "raise" or ends:
+        return failure
+    return Outputs(
+        failure.job,
+        failure.index,
+        message.start,
+        message.stop,
+        failure.slot,
+        0.0,
+        NOTHING_PUT[0],
+        failed_rows=failure.failed_rows or [record],
+        models=message.models,
+        checksum=NOTHING_PUT[1],
+    )
 
 
 def _about(message: ChunkMessage, ran: ChunkOutputs) -> PartAbout:

@@ -143,7 +143,8 @@ def part_of(
 ) -> PartPayload:
     """The part that a chunk's outputs become; `failed` and `dropped` are rows of the data set.
 
-    `kept` are columns beside them, of all rows of the chunk, masked arrays where values are null.
+    `kept` are columns beside them, of all rows of the chunk, masked arrays where values are null; without outputs, as
+    all rows failed, they stand alone.
     Without `about` nobody can tell what the part is but by the chunk's answer.
 
     Raises:
@@ -158,7 +159,7 @@ def part_of(
         stays[place] = message.on_error != "skip"
     for start, stop in dropped:
         stays[start - message.start : stop - message.start] = False
-    columns = _checked(message, leaves_of(outputs))
+    columns = {} if outputs is None else _checked(message, leaves_of(outputs))
     beside = _checked(message, (((name,), values) for name, values in kept.items()))
     if not stays.all():
         columns, beside = ({key: array[stays] for key, array in one.items()} for one in (columns, beside))

@@ -1,4 +1,4 @@
-"""What stands in Redis of workers and jobs, for people and other processes: models, slots, plans of detached jobs.
+"""What stands in Redis of workers and jobs, for people and other processes: models, slots, jobs.
 
 child --SlotRecord--> Redis --> producers, inspection        main process --WorkerFacts--> Redis --> doctor
 producer --JobRecord--> Redis --> status, report
@@ -11,11 +11,12 @@ import platform
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from tasks.protocol.messages import Count, Differed, FailureRecord, InPlaceRef, JobId, ModelRef, Name, OnNonfinite
+from tasks.protocol.messages import Differed, FailureRecord, JobId, ModelRef, Name
+from tasks.protocol.plan import Plan
 from worker_config.foreign_errors import UNDECODABLE
 
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
@@ -203,39 +204,6 @@ class SlotRecord(_Record, frozen=True):
     older: list[OlderSet] = []
     message_version: int = 1
     key_ids: list[str] = []
-
-
-class Plan(_Record, frozen=True):
-    """What a detached job's chunks are made from, by anyone who reaches Redis.
-
-    Attributes:
-        rows: of the data set.
-        chunk_rows: of every chunk; the last one has what is left.
-        models: as the job is pinned to them.
-        in_place: where the rows stand in files; None where they wait in Redis.
-        compression: what payloads are packed with, both ways.
-        ttl_seconds: how long Redis keeps the job after the last thing that happened to it.
-        workers: those that held the models when the job was left.
-        trace: headers that name the trace that the job belongs to.
-        on_nonfinite: what a row with a NaN or an infinity does.
-        output_name: what the model calls its single output; empty where there are several, or it has no name.
-    """
-
-    rows: Count
-    chunk_rows: Annotated[int, msgspec.Meta(ge=1)]
-    models: Annotated[list[ModelRef], msgspec.Meta(min_length=1, max_length=100)]
-    in_place: InPlaceRef | None
-    compression: Literal["lz4", "zstd"] | None
-    ttl_seconds: Annotated[int, msgspec.Meta(ge=1)]
-    workers: list[str]
-    trace: dict[str, str] = {}
-    on_nonfinite: OnNonfinite = "warn"
-    output_name: str = ""
-
-    @property
-    def chunks(self) -> int:
-        """How many chunks there are; zero rows are one."""
-        return max(1, -(-self.rows // self.chunk_rows))
 
 
 class JobRecord(_Record, frozen=True):

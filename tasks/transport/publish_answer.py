@@ -63,17 +63,17 @@ def push_answer(
     job = answer.job
     held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS, keys.deliveries(job)]
     held += [keys.unproven(job), keys.UNACKED]
-    rows = answer.record if isinstance(answer, Failure) else answer
+    rows, failed_rows = _rows_of(answer)
     failure = _sealed(answer.record, job, sealer) if isinstance(answer, Failure) else b""
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN
     noted = [] if comes_again else keys.delivery_fields(answer.index)
     sealed = sealer.seal_bytes(answer_context(job), pack(answer))
-    values: list[bytes | str | float] = [sealed, ttl_seconds, job, answer.index, rows.stop - rows.start, failure]
+    values: list[bytes | str | float] = [sealed, ttl_seconds, job, answer.index, rows, failure]
     values.append(delivery_tag)
     nonfinite = (answer.nonfinite_inputs, answer.nonfinite_outputs) if isinstance(answer, Outputs) else (0, 0)
     seconds = answer.seconds if isinstance(answer, Outputs) else 0.0
     values += [*nonfinite, KEY_PREFIX, queue, seconds, len(noted), len(answer.by_executor), len(answer.differed)]
-    values += [*noted, *answer.by_executor]
+    values += [failed_rows, *noted, *answer.by_executor]
     for one in answer.differed:
         values += [one.model, msgspec.json.encode(one)]
     if isinstance(answer, Outputs):
@@ -83,6 +83,15 @@ def push_answer(
     if taken == -1:
         raise VoidAnswerError
     return Pushed(bool(taken), bool(is_held), requests > 0)
+
+
+def _rows_of(answer: Answer) -> tuple[int, int]:
+    """The rows that are predicted, or that a failure is of; and those that failed beside them."""
+    if isinstance(answer, Failure):
+        return answer.record.stop - answer.record.start, 0
+    failed = sum(record.stop - record.start for record in answer.failed_rows)
+    dropped = sum(stop - start for start, stop in answer.dropped)
+    return answer.stop - answer.start - failed - dropped, failed
 
 
 def _sealed(record: FailureRecord, job: str, sealer: Sealer) -> bytes:

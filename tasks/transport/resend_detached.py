@@ -1,6 +1,7 @@
 """Chunks of a detached job, made again from its plan, by anyone who reaches Redis.
 
     plan, index --> message
+    chunk whose children died, or that was taken twice --> its message once more, where rows that kill end no job
     child whose answer made earlier ones void --> all chunks without an answer --> backlog for its worker's own queue
 
 A plan is read from a record that is sealed as it should be: what is signed here was meant by who left the job.
@@ -17,10 +18,13 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, HashRef, cut_in_place, from_json
-from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, HashRef, PartsReply, cut_in_place, from_json
+from tasks.protocol.plan import Plan
+from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, record_context
+from tasks.protocol.split_ref import cut
 from tasks.transport import backlog
+from tasks.transport.task_message import task_message
 from worker_config.errors import MessageError, SealError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
     """The message of chunk `index`, the same whoever makes it."""
     start = index * plan.chunk_rows
     stop = min(start + plan.chunk_rows, plan.rows)
+    output = plan.output
     return ChunkMessage(
         version=WRITTEN_VERSION,
         job=job,
@@ -39,10 +44,24 @@ def message(job: str, plan: Plan, index: int) -> ChunkMessage:
         chunks=plan.chunks,
         models=plan.models,
         ref=cut_in_place(plan.in_place, start, stop) or HashRef(keys.payloads(job)),
-        reply="answer",
+        reply=PartsReply(output.folder) if output else "answer",
         compression=plan.compression,
+        on_error=output.on_error if output else "raise",
         on_nonfinite=plan.on_nonfinite,
+        kept=cut(output.kept, start, stop) if output and output.kept else None,
     )
+
+
+def send_once_more(client: redis.Redis, message: ChunkMessage, queue: str, sealer: Sealer) -> bool:
+    """Send a chunk again that children died with, as a producer would; False if its job has one, or ends by it.
+
+    Who runs it next knows of those deaths, and gives it up where they are too many.
+    """
+    if message.on_error == "raise" or not client.hexists(keys.job(message.job), JobField.CHUNKS):
+        return False
+    client.lpush(keys.queue(queue), task_message(message, queue, sealer, {}))
+    client.hincrby(keys.job(message.job), JobField.SENT_AGAIN, 1)
+    return True
 
 
 def claim_resend(client: redis.Redis, job_id: str) -> bool:

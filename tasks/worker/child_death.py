@@ -15,6 +15,7 @@ from tasks.protocol.messages import Failure, FailureRecord
 from tasks.protocol.seal import Sealer
 from tasks.recovery.delivery_log import DeliveryLog
 from tasks.transport.publish_answer import push_answer
+from tasks.transport.resend_detached import send_once_more
 from worker_config.errors import CeleriacError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ def answer_for_child(
         # With another policy the chunk comes again, and who runs it then decides.
         if message.on_error == "raise" and (row := DeliveryLog(client, sealer, message).read().judge(1)[1]):
             record = row
-        push_answer(client, Failure(message.job, message.index, "", record), ttl_seconds, sealer)
+        if not send_once_more(client, message, queue, sealer):
+            push_answer(client, Failure(message.job, message.index, "", record), ttl_seconds, sealer)
     except (CeleriacError, redis.RedisError, LookupError) as error:
         logger.error("cannot report a lost chunk: %s", error)
 

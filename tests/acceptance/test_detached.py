@@ -21,7 +21,8 @@ from producer.records import job_store
 from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tasks.protocol.messages import ModelRef
-from tasks.protocol.records import JobRecord, Plan
+from tasks.protocol.plan import Plan
+from tasks.protocol.records import JobRecord
 from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.held import holding, write_held_models
 from tests.manifests import by_stem, write_manifest

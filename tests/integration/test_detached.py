@@ -22,7 +22,7 @@ from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.child.delivery import Delivery, ask
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, Outputs
-from tasks.protocol.records import Plan
+from tasks.protocol.plan import Plan
 from tasks.protocol.seal import rows_context
 from tasks.transport.resend_detached import message
 from tests.forms import in_long_form

@@ -24,7 +24,7 @@ from producer.sources import open_source
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
 from tasks.protocol.messages import Differed, ModelRef, Outputs
-from tasks.protocol.records import Plan
+from tasks.protocol.plan import Plan
 from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest

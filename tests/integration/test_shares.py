@@ -20,7 +20,7 @@ from producer.scheduling.window import CHUNKS_PER_SLOT
 from tasks.protocol import keys
 from tasks.protocol.chunk_args import chunk_id
 from tasks.protocol.messages import Failure, FailureRecord, InlineRef, ModelRef, Outputs
-from tasks.protocol.records import Plan
+from tasks.protocol.plan import Plan
 from tasks.transport import backlog, queues
 from tasks.transport.resend_detached import message
 from tests.seals import SEALER, push

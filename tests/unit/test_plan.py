@@ -12,7 +12,8 @@ from producer.detached.plan import BATCHES, CHUNK_BYTES, MAX_CHUNKS, MIB, RedisB
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_CHUNK_BYTES, MAX_REDIS_CHUNK_BYTES
 from producer.scheduling.model_pinning import output_row_bytes
 from tasks.protocol.messages import ChunkMessage, HashRef, InPlaceRef, ModelRef, SliceRef, pack, unpack
-from tasks.protocol.records import ModelInfo, Plan, TensorSpec
+from tasks.protocol.plan import Plan
+from tasks.protocol.records import ModelInfo, TensorSpec
 from tasks.protocol.split_ref import FileSpan, SplitRef
 from tasks.transport.resend_detached import message
 from worker_config.errors import UsageError

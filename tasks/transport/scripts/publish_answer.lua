@@ -1,7 +1,7 @@
 -- KEYS  job, results, answers, payloads, jobs, deliveries, unproven, unacked
--- ARGV  answer, seconds that `results` lives, job's id, chunk, rows, sealed failure or '', tag of the delivery,
---       rows not finite in and out, prefix of all keys, queue that the chunk came from or '', seconds that it
---       took, three counts; so many fields of deliveries, models run by an executor, pairs of a model and how its
+-- ARGV  answer, seconds that `results` lives, job's id, chunk, rows predicted or of the failure, sealed failure or '',
+--       tag of the delivery, rows not finite in and out, prefix of all keys, queue that the chunk came from or '',
+--       seconds that it took, three counts, rows that failed beside those predicted; so many fields of deliveries, models run by an executor, pairs of a model and how its
 --       executor differed; then pairs of a model that failed alone and its sealed record
 -- Gives 1 where the answer counts, 0 where the job is over or has one, -1 where its executor is known to differ; and
 -- whether this server holds the delivery; and how many requests wait for the models of the queue.
@@ -11,12 +11,14 @@
 -- include leave_queues
 local job, results, answers, payloads, jobs, deliveries, unproven, unacked = unpack(KEYS)
 local answer, results_ttl, id, index, rows, failure, tag, inputs, outputs = unpack(ARGV)
-local prefix, queue, seconds, noted, by_executor, differed = unpack(ARGV, 10)
+local prefix, queue, seconds, noted, by_executor, differed, failed_rows = unpack(ARGV, 10)
 noted, by_executor, differed = tonumber(noted), tonumber(by_executor), tonumber(differed)
 
 local function publish()
-    local at = 15
+    local at = 16
     local state, chunks, ttl, models = unpack(redis.call('HMGET', job, 'state', 'chunks', 'ttl', 'models'))
+    -- As when the reply was lost: it is no second one, whose file would have to go.
+    if chunks and redis.call('HGET', answers, index) == answer then return 1 end
     if state == 'running' then
         for name = at + noted + 1, at + noted + by_executor do
             if redis.call('HEXISTS', job, 'own_graph:' .. ARGV[name]) == 1 then return -1 end
@@ -35,8 +37,8 @@ local function publish()
         for place = 1, #void, 2 do
             redis.call('HDEL', answers, void[place])
             local counts = cmsgpack.unpack(void[place + 1])
-            for field, name in ipairs({'predicted', 'nonfinite_inputs', 'nonfinite_outputs'}) do
-                if counts[field] > 0 then redis.call('HINCRBY', job, name, -counts[field]) end  -- Lua's -0 is no integer
+            for field, name in ipairs({'predicted', 'nonfinite_inputs', 'nonfinite_outputs', 'failed'}) do
+                if (counts[field] or 0) > 0 then redis.call('HINCRBY', job, name, -counts[field]) end  -- Lua's -0 is no integer
             end
             redis.call('HINCRBY', job, 'answered', -1)
         end
@@ -69,11 +71,12 @@ local function publish()
         leave_queues(prefix, id)
     else
         redis.call('HINCRBY', job, 'predicted', rows)
+        if failed_rows ~= '0' then redis.call('HINCRBY', job, 'failed', failed_rows) end
         if inputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_inputs', inputs) end
         if outputs ~= '0' then redis.call('HINCRBY', job, 'nonfinite_outputs', outputs) end
         redis.call('HSET', answers, index, answer)
         if by_executor > 0 then
-            local counts = {tonumber(rows), tonumber(inputs), tonumber(outputs)}
+            local counts = {tonumber(rows), tonumber(inputs), tonumber(outputs), tonumber(failed_rows)}
             redis.call('HSET', unproven, index, cmsgpack.pack(counts))
         else
             redis.call('HDEL', payloads, index)
