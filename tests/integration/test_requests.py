@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
+@contextmanager
+def busy_child(system: System, client: Client, callers: ThreadPoolExecutor) -> Iterator[Callable[[], None]]:
+    """The child is held by a request, until the function that is given is called, or this has ended."""
+    with holding(system.folder, -1.0) as let_go:
+        held = callers.submit(client.predict, "held", np.float32([[-1]]))
+        wait_until(lambda: held_child(system.folder), "the child is held")
+        yield let_go
+    assert held.result(60).tolist() == [[-2]]
+
+
 def waiting(system: System, count: int) -> None:
     """Until so many requests wait for a child."""
     (slot,) = system.slots()
@@ -117,9 +128,7 @@ def test_all_else_is_a_job(client: Client, server: redis.Redis, data: Any, optio
 def test_requests_that_wait_at_the_same_time_run_as_one_batch(
     system: System, client: Client, callers: ThreadPoolExecutor
 ) -> None:
-    with holding(system.folder, -1.0) as let_go:
-        first = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers) as let_go:
         sizes = [callers.submit(client.predict, "sizes", ROWS[:rows]) for rows in (1, 2, 3)]
         waiting(system, 3)
         doubles = [callers.submit(client.predict, "double", ROWS[row : row + 1]) for row in range(8)]
@@ -127,13 +136,10 @@ def test_requests_that_wait_at_the_same_time_run_as_one_batch(
         let_go()
         assert [one.result(60).tolist() for one in sizes] == [[6], [6, 6], [6, 6, 6]]
         assert [one.result(60).tolist() for one in doubles] == [[[2 * row]] for row in range(8)]
-        assert first.result(60).tolist() == [[-2]]
 
 
 def test_no_more_than_a_batch_is_taken_at_once(system: System, client: Client, callers: ThreadPoolExecutor) -> None:
-    with holding(system.folder, -1.0):
-        callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         sizes = []
         for number, rows in enumerate((20, 13, 12, 1)):
             sizes.append(callers.submit(client.predict, "sizes", ROWS[:rows]))
@@ -144,9 +150,7 @@ def test_no_more_than_a_batch_is_taken_at_once(system: System, client: Client, c
 def test_a_row_that_raises_harms_its_own_caller_alone(
     system: System, client: Client, callers: ThreadPoolExecutor
 ) -> None:
-    with holding(system.folder, -1.0):
-        callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         good = callers.submit(client.predict, "picky", ROWS[:8])
         bad = callers.submit(client.predict, "picky", ROWS[7:10])
         skips = callers.submit(client.predict, "picky", ROWS[7:10], on_error="skip")
@@ -167,9 +171,7 @@ def test_a_row_that_raises_harms_its_own_caller_alone(
 def test_the_callers_of_a_child_that_dies_are_answered_and_the_row_that_kills_is_found(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
-    with holding(system.folder, -1.0):
-        callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         good = [callers.submit(client.predict, "deadly", ROWS[row : row + 2]) for row in range(0, 10, 2)]
         bad = callers.submit(client.predict, "deadly", ROWS[12:15])
         waiting(system, 6)
@@ -183,15 +185,12 @@ def test_the_callers_of_a_child_that_dies_are_answered_and_the_row_that_kills_is
 def test_a_request_whose_time_is_up_is_not_run_and_says_so(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
-    with holding(system.folder, -1.0):
-        held = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         with pytest.raises(RequestTimeoutError, match="no answer from model double within the time limit"):
             client.predict("double", ROWS[:1], timeout_seconds=0.2)
         waiting(system, 0)  # it costs nobody anything
         with pytest.raises(TimeoutError):
             client.predict("double", ROWS, timeout_seconds=0.2)  # a job
-    assert held.result(60).tolist() == [[-2]]
     np.testing.assert_array_equal(client.predict("double", ROWS[:1], timeout_seconds=60), 2 * ROWS[:1])
 
 
@@ -199,22 +198,18 @@ def test_the_requests_of_a_caller_that_is_gone_are_not_run(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
     (slot,) = system.slots()
-    with holding(system.folder, -1.0):
-        held = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
-        with Client(settings=system.settings()) as other:
-            lost = callers.submit(other.predict, "held", np.float32([[-2]]), timeout_seconds=60)
-            waiting(system, 1)
-            (element,) = server.lrange(keys.requests(slot.queue), 0, -1)
-            caller = requests.head_of(element).caller
-            requests_of = other._requests
-            assert requests_of is not None
-            requests_of._pubsub.connection.disconnect()
-            channel = keys.answers_channel(caller, 0)
-            wait_until(lambda: server.pubsub_numsub(channel)[0][1] == 0, "nobody hears")
-            server.rpush(keys.requests(slot.queue), element)
-            del lost
-    held.result(60)
+    with busy_child(system, client, callers), Client(settings=system.settings()) as other:
+        lost = callers.submit(other.predict, "held", np.float32([[-2]]), timeout_seconds=60)
+        waiting(system, 1)
+        (element,) = server.lrange(keys.requests(slot.queue), 0, -1)
+        caller = requests.head_of(element).caller
+        requests_of = other._requests
+        assert requests_of is not None
+        requests_of._pubsub.connection.disconnect()
+        channel = keys.answers_channel(caller, 0)
+        wait_until(lambda: server.pubsub_numsub(channel)[0][1] == 0, "nobody hears")
+        server.rpush(keys.requests(slot.queue), element)
+        del lost
     waiting(system, 0)
 
 
@@ -222,13 +217,10 @@ def test_too_many_requests_are_refused_with_how_long_they_would_wait(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
     (slot,) = system.slots()
-    with holding(system.folder, -1.0):
-        held = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         server.rpush(keys.requests(slot.queue), *[b"0 x g 1 1 nobody\n"] * requests.MAX_WAITING)
         with pytest.raises(BusyError, match=r"10000 requests for model double wait already.*; try again later"):
             client.predict("double", ROWS[:1])
-    held.result(60)
     waiting(system, 0)  # nobody hears the answers
     np.testing.assert_array_equal(client.predict("double", ROWS[:1]), 2 * ROWS[:1])
 
@@ -237,29 +229,23 @@ def test_what_is_damaged_on_its_way_is_computed_by_a_job(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
     (slot,) = system.slots()
-    with holding(system.folder, -1.0):
-        held = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         asked = callers.submit(client.predict, "double", ROWS[:4])
         waiting(system, 1)
         (element,) = server.lrange(keys.requests(slot.queue), 0, -1)
         server.lset(keys.requests(slot.queue), 0, element[:-3] + bytes([element[-3] ^ 1]) + element[-2:])
     np.testing.assert_array_equal(asked.result(60), 2 * ROWS[:4])
-    held.result(60)
 
 
 def test_what_a_child_has_left_of_another_model_is_not_mixed_up_with_what_it_takes(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
     (slot,) = system.slots()
-    with holding(system.folder, -1.0):
-        held = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers):
         asked = callers.submit(client.predict, "double", ROWS[:4])
         waiting(system, 1)
         (element,) = server.lrange(keys.requests(slot.queue), 0, -1)
     np.testing.assert_array_equal(asked.result(60), 2 * ROWS[:4])
-    held.result(60)
     server.rpush(keys.taken(slot.worker, slot.slot), element)
     assert client.predict("sizes", ROWS[:3]).tolist() == [3, 3, 3]
     assert not server.exists(keys.taken(slot.worker, slot.slot))
@@ -269,16 +255,13 @@ def test_a_request_that_nobody_has_any_more_is_computed_by_a_job(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
     (slot,) = system.slots()
-    with holding(system.folder, -1.0) as let_go:
-        held = callers.submit(client.predict, "held", np.float32([[-1]]))
-        wait_until(lambda: held_child(system.folder), "the child is held")
+    with busy_child(system, client, callers) as let_go:
         asked = callers.submit(client.predict, "double", ROWS[:4])
         waiting(system, 1)
         server.delete(keys.requests(slot.queue))
         wait_until(lambda: server.llen(keys.queue(slot.queue)) or server.hlen(keys.UNACKED), "a job is sent")
         let_go()
         np.testing.assert_array_equal(asked.result(60), 2 * ROWS[:4])
-    held.result(60)
 
 
 def test_what_a_child_takes_as_it_stands_still_does_not_stay_for_ever(
