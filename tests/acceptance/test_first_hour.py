@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ def commands() -> list[str]:
 @pytest.fixture
 def folder(celeriac: Celeriac) -> Iterator[Path]:
     yield celeriac.folder
+    shutil.rmtree(celeriac.folder / "celeriac-env", ignore_errors=True)  # in which packages have hidden files
     celeriac.check_nothing_is_left()
 
 
