@@ -138,7 +138,7 @@ def _report(request: PredictRequest, client: Client, job_id: str) -> None:
     if request.as_json:
         chunks = record.ledger["chunks_sent"]
         values = {"job": job_id, "rows": record.rows, "chunks": chunks, "store": record.store, "expires_at": expires_at}
-        click.echo(json.dumps(values | ({"output": job.output.path} if job.output else {})))
+        click.echo(json.dumps({**values, "output": job.output.path if job.output else None}))
     else:
         click.echo(job_id)
     if not request.run.quiet and not request.as_json:

@@ -265,9 +265,9 @@ def predict(
         job=job,
     )
     if detach and output and not output.endswith("/"):
-        raise UsageError(
-            f"{output}: with --detach the output is a folder that workers write: end it with a / "
-            f"({', '.join(IN_PARTS)}), or leave -o out, and `celeriac fetch JOB -o {output}` writes it"
+        raise click.UsageError(
+            f"--output makes sense with --detach as a folder alone, which workers write: end it with a / "
+            f"({', '.join(IN_PARTS)}), or leave it out, and `celeriac fetch JOB -o {output}` writes it"
         )
     if output is None:
         options = JobOptions(

@@ -383,6 +383,6 @@ def test_an_output_that_exists_or_cannot_be_written_is_refused_before_the_wait(
     assert "'.txt' cannot be written" in celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "out.txt", *at)
     celeriac.succeeds("fetch", job, "-o", "out.npy", "--force", *at)
     assert np.load(celeriac.folder / "out.npy").shape == (ROWS, 10)
-    assert "--output" in celeriac.misused("fetch", job)
+    assert "--output" in celeriac.misused("fetch", job, *at)
     assert "no broker" in celeriac.refuses(ExitCode.USAGE, "fetch", job, "-o", "new.npy")
     assert "no broker" in celeriac.refuses(ExitCode.USAGE, "watch", job)

@@ -47,6 +47,7 @@ KNOWN = {
     "tasks.protocol.keys",
     "tasks.protocol.made_inputs",
     "tasks.protocol.messages",
+    "tasks.protocol.plan",
     "tasks.protocol.preparing",
     "tasks.protocol.records",
     "tasks.protocol.requests",
