@@ -230,6 +230,11 @@ def predict(
         | {"--resume": resume, "--force": force, "--workers": workers}
         | {"--on-error": goes_on, "--max-failed": max_failed is not None, "--keep": keep}
     )
+    if detach and output and not output.endswith("/"):
+        raise click.UsageError(
+            f"--output makes sense with --detach as a folder alone, which workers write: end it with a / "
+            f"({', '.join(IN_PARTS)}), or leave it out, and `celeriac fetch JOB -o {output}` writes it"
+        )
     if detach and not broker_url:
         raise click.UsageError(
             "--detach needs a broker: the embedded system ends with the command; give --broker or set "
@@ -264,11 +269,6 @@ def predict(
         as_json=as_json,
         job=job,
     )
-    if detach and output and not output.endswith("/"):
-        raise click.UsageError(
-            f"--output makes sense with --detach as a folder alone, which workers write: end it with a / "
-            f"({', '.join(IN_PARTS)}), or leave it out, and `celeriac fetch JOB -o {output}` writes it"
-        )
     if output is None:
         options = JobOptions(
             chunk_rows=chunk_rows,
