@@ -38,12 +38,6 @@ def system(folder: Path, saved: dict[str, Saved]) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url) as client:
-        yield client
-
-
 @pytest.mark.parametrize("name", [*KINDS, "ids_in_memory", "ratios_in_memory", "lookup_in_memory", "ids_calibrated"])
 def test_a_model_that_refuses_blank_rows_is_right_on_those_that_it_takes(
     client: Client, saved: dict[str, Saved], name: str

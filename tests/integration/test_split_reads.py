@@ -33,12 +33,6 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture
-def client(system: System) -> Iterator[Client]:
-    with Client(system.url, settings=system.settings(spool=system.folder / "spool")) as client:
-        yield client
-
-
-@pytest.fixture
 def data(system: System, request: pytest.FixtureRequest) -> Path:
     folder = system.folder / "data" / hashlib.sha256(request.node.name.encode()).hexdigest()[:8]
     folder.mkdir()
