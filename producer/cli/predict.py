@@ -76,7 +76,7 @@ _EXCLUDED = {
     "--output",
     type=click.Path(),
     help=f"The file to write: {', '.join(FORMATS)}; or, with a / at its end, a folder of files that workers write: "
-    f"{', '.join(f'{suffix}/' for suffix in IN_PARTS)}.",
+    f"{', '.join(f'{suffix}/' for suffix in IN_PARTS)}. Either may be a URL: s3://, gs:// or az://.",
 )
 @click.option(
     "--part-mib",
