@@ -1,7 +1,7 @@
 """What others raise, and what people misspell, on one line: by libraries, by msgspec, for names that are not known.
 
 any error --one_line--> its text        a library that lacks --import_optional--> ConfigError, how to install it
-a name --did_you_mean--> the one like it
+a name --did_you_mean--> the one like it                many names --some_of--> the first ones, and how many more
 """
 
 from __future__ import annotations
@@ -46,6 +46,13 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f" (did you mean {prefix + close[0]!r}?)" if close else ""
+
+
+def some_of(texts: Iterable[str], most: int = 5) -> str:
+    """The first of many texts, and how many more there are."""
+    every = list(texts)
+    more = len(every) - most
+    return ", ".join(every[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def with_key_meant(error: BaseException, known: Iterable[str]) -> str:

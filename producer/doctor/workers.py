@@ -14,11 +14,10 @@ from producer.scheduling.preparing_workers import in_words
 from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import SlotRecord, WorkerFacts
 from worker_config.errors import ExitCode
+from worker_config.foreign_errors import some_of
 
 # Of clocks: what a network, a busy machine and a second that is cut off make of equal ones is less.
 MOST_SECONDS_APART = 2.0
-# Of many workers, in a line.
-MOST_NAMED = 5
 # What has to be the same everywhere, and up to which part of the version.
 _PARTS = {"celeriac": 9, "tensorflow": 3, "python": 2}
 
@@ -58,11 +57,11 @@ def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
         return coming
     workers = [worker for worker in workers if not worker.preparing]
     if not slots:
-        found = f"{_list(worker.name for worker in workers)} up, without a child that holds its models"
+        found = f"{some_of(worker.name for worker in workers)} up, without a child that holds its models"
         return [error("workers", found, "look at the worker's output", ExitCode.NO_WORKER)]
-    up = ok("workers", _list(f"{worker.name} with {count_of(len(worker.slots), 'slot')}" for worker in workers))
+    up = ok("workers", some_of(f"{worker.name} with {count_of(len(worker.slots), 'slot')}" for worker in workers))
     if empty := [worker.name for worker in workers if not worker.slots]:
-        found = f"{_list(empty)} has no child that holds its models, or is of another version of Celeriac"
+        found = f"{some_of(empty)} has no child that holds its models, or is of another version of Celeriac"
         up = warning("workers", found, "look at its output")
     return [up, *coming, *_models(workers), *_dependent(workers), _sets(workers)]
 
@@ -90,7 +89,7 @@ def _dependent(workers: Sequence[WorkerState]) -> list[Finding]:
 
 def _model(name: str, versions: Mapping[str, Mapping[str, int]]) -> Finding:
     held = [
-        f"{name}@{digest[:8]} in {count_of(sum(count.values()), 'slot')} of {_list(count)}"
+        f"{name}@{digest[:8]} in {count_of(sum(count.values()), 'slot')} of {some_of(count)}"
         for digest, count in versions.items()
     ]
     if len(versions) == 1:
@@ -99,7 +98,7 @@ def _model(name: str, versions: Mapping[str, Mapping[str, int]]) -> Finding:
         "a job runs on the one that most slots hold: give all workers the same file, then "
         "`celery -A tasks control reload_models`"
     )
-    return warning("model", f"{len(versions)} versions: {_list(held)}", advice)
+    return warning("model", f"{len(versions)} versions: {some_of(held)}", advice)
 
 
 def _sets(workers: Sequence[WorkerState]) -> Finding:
@@ -107,7 +106,7 @@ def _sets(workers: Sequence[WorkerState]) -> Finding:
     for slot in (slot for worker in workers for slot in worker.slots):
         names, count = sets.get(slot.queue, (",".join(sorted(info.name for info in slot.models)), 0))
         sets[slot.queue] = (names, count + 1)
-    listed = _list(f"{names} ({count_of(count, 'slot')})" for names, count in sets.values())
+    listed = some_of(f"{names} ({count_of(count, 'slot')})" for names, count in sets.values())
     return ok("model sets", f"{len(sets)}: {listed}" if len(sets) > 1 else "one: all workers hold the same")
 
 
@@ -117,13 +116,13 @@ def check_versions(here: Mapping[str, str], workers: Sequence[WorkerState]) -> l
     findings = [_same(name, here.get(name), workers) for name in _PARTS if len(silent) < len(workers)]
     has = {worker.name: "tensorflow" in worker.facts.versions for worker in workers if worker.facts}
     if len(set(has.values())) > 1:
-        found = f"tensorflow is not installed on {_list(name for name, is_there in has.items() if not is_there)}"
+        found = f"tensorflow is not installed on {some_of(name for name, is_there in has.items() if not is_there)}"
         advice = (
             "rows that are not for their executors fail there, and not on the others; give them models of their own"
         )
         findings.append(warning("versions", found, advice))
     if silent:
-        found = f"{_list(silent)} has not told its versions: it has just started, or is of an older Celeriac"
+        found = f"{some_of(silent)} has not told its versions: it has just started, or is of an older Celeriac"
         findings.append(warning("versions", found, "look again in a few seconds, or install the same version there"))
     return findings
 
@@ -135,7 +134,7 @@ def _same(name: str, here: str | None, workers: Sequence[WorkerState]) -> Findin
     for worker in workers:
         if worker.facts and (version := worker.facts.versions.get(name)):
             found.setdefault(version, []).append(worker.name)
-    where = _list(f"{version} on {_list(places)}".replace("on here", "here") for version, places in found.items())
+    where = some_of(f"{version} on {some_of(places)}".replace("on here", "here") for version, places in found.items())
     if len({tuple(version.split(".")[: _PARTS[name]]) for version in found}) > 1:
         return warning("versions", f"{name} {where}", "install the same version everywhere")
     return ok("versions", f"{name} " + (f"{next(iter(found))} everywhere" if len(found) == 1 else where or "not told"))
@@ -161,15 +160,10 @@ def check_clocks(ahead_here: float, workers: Sequence[WorkerState]) -> Finding:
     ahead = {"this machine": ahead_here, **{one.name: one.facts.clock_ahead for one in workers if one.facts}}
     apart = {name: seconds for name, seconds in ahead.items() if abs(seconds) > MOST_SECONDS_APART}
     if apart:
-        apart_by = _list(
+        apart_by = some_of(
             f"{name} is {abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} Redis's machine"
             for name, seconds in apart.items()
         )
         return warning("clocks", apart_by, "let all machines take their time from the same server (NTP)")
     most = max(map(abs, ahead.values()))
     return ok("clocks", f"{len(ahead)} compared with that of Redis, at most {most:.1f} s apart")
-
-
-def _list(texts: Iterable[str]) -> str:
-    every = list(texts)
-    return ", ".join(every[:MOST_NAMED]) + (f" and {len(every) - MOST_NAMED} more" * (len(every) > MOST_NAMED))

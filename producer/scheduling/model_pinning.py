@@ -13,15 +13,12 @@ import msgspec
 from tasks.protocol.messages import WRITTEN_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
-from worker_config.foreign_errors import did_you_mean
+from worker_config.foreign_errors import did_you_mean, some_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-# In an error's text.
-MOST_WORKERS_NAMED = 5
 
 
 def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str] = ()) -> list[ModelInfo]:
@@ -86,9 +83,8 @@ def _why_not_believed(signs: bool, they_sign: bool) -> str:
 def _who_holds(names: Sequence[str], slots: Iterable[SlotRecord]) -> str:
     """For each worker, those of the models that it holds; of many workers the first."""
     held = {slot.worker: [info.name for info in slot.models if info.name in names] for slot in slots}
-    texts = [f"{worker.rpartition(':')[0]} holds {' and '.join(some) or 'none'}" for worker, some in held.items()]
-    more = len(texts) - MOST_WORKERS_NAMED
-    return ", ".join(texts[:MOST_WORKERS_NAMED]) + (f" and {more} more" if more > 0 else "")
+    texts = (f"{worker.rpartition(':')[0]} holds {' and '.join(some) or 'none'}" for worker, some in held.items())
+    return some_of(texts)
 
 
 def output_name(infos: Sequence[ModelInfo]) -> str:

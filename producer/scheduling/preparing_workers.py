@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from tasks.protocol.preparing import Preparing
+from worker_config.foreign_errors import some_of
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -71,7 +72,5 @@ def will_hold(models: Mapping[str, str], workers: Mapping[str, Preparing]) -> tu
 
 def in_words(worker: str, preparing: Preparing) -> str:
     """A worker, its models, what it does and how far it is."""
-    names = list(preparing.models)
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    listed = ", ".join(names[:MOST_NAMED]) + more
-    return f"worker {worker.rpartition(':')[0] or worker} is preparing {listed}: {preparing.in_words(time.time())}"
+    names = some_of(preparing.models, MOST_NAMED)
+    return f"worker {worker.rpartition(':')[0] or worker} is preparing {names}: {preparing.in_words(time.time())}"

@@ -33,6 +33,7 @@ from tasks.datasets.rows import Arrays, Rows
 from tasks.outputs.row_spec import RowSpec
 from tasks.protocol.codec import Array, tree_like
 from worker_config.errors import InputError
+from worker_config.foreign_errors import some_of
 
 # Size in bytes, and time of the last change in nanoseconds.
 Stamp: TypeAlias = tuple[int, int]
@@ -188,9 +189,8 @@ def from_arrays(data: object, nulls: Mapping[str, Array] = MappingProxyType({}))
                 missing[name] = missing[name] | more if name in missing else more
     if refused and not (arrays and isinstance(data, Mapping)):
         raise refused
-    labels = [f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items()]
-    left = len(labels) - _MOST_IN_LABEL
-    label = ", ".join(labels[:_MOST_IN_LABEL]) + (f" and {left} more" if left > 0 else "")
+    labels = (f"{name or 'array'} {array.shape} {array.dtype}" for name, array in arrays.items())
+    label = some_of(labels, _MOST_IN_LABEL)
     if isinstance(data, Mapping):
         return array_source(arrays, label, where, nulls=missing, others=others)
     return array_source(tree_like(data, arrays), label, where, nulls=missing)

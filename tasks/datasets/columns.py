@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.protocol.codec import Array
 from worker_config.errors import InputError
-from worker_config.foreign_errors import one_line
+from worker_config.foreign_errors import one_line, some_of
 
 # Strings differ in length: this many of them, spread over the array, tell how long they are.
 _SAMPLED_STRINGS = 256
@@ -135,9 +135,7 @@ def no_array(where: str, name: str, names: Iterable[str]) -> InputError:
 
 def listed(names: Iterable[str]) -> str:
     """Names for people, and how many more there are."""
-    known = [*names]
-    more = len(known) - MOST_NAMED
-    return (", ".join(known[:MOST_NAMED]) or "none") + (f" and {more} more" if more > 0 else "")
+    return some_of(names, MOST_NAMED) or "none"
 
 
 def check_lengths(lengths: dict[str, int], where: str) -> int:

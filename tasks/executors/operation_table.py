@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from tasks.snapshots.installed import installed
+from worker_config.foreign_errors import some_of
 
 TABLE = Path(__file__).with_name("operations.json")
 # On all rows; on finite rows of moderate size; not even on these, or an error is lost.
@@ -115,8 +116,7 @@ class Verdict:
         """Why the executor is not for the model; empty where it may be."""
         if self.level != "no":
             return ""
-        more = f" and {len(self.because) - _NAMED} more" if len(self.because) > _NAMED else ""
-        return f"it does not give what the model gives for {', '.join(self.because[:_NAMED])}{more}"
+        return f"it does not give what the model gives for {some_of(self.because, _NAMED)}"
 
     @property
     def is_of_finite(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from tasks.protocol.dtypes import can_cast, cast
 from tasks.protocol.records import TensorSpec
 from worker_config.errors import InputError
+from worker_config.foreign_errors import some_of
 
 Rows = np.ndarray[Any, Any] | Mapping[str, np.ndarray[Any, Any]] | tuple[np.ndarray[Any, Any], ...]
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -168,9 +169,7 @@ def like_it(name: str, columns: Iterable[str]) -> str:
 
 def listed_names(names: Iterable[str]) -> str:
     """Names in an error's text."""
-    known = [repr(name) for name in names]
-    more = len(known) - MOST_NAMED
-    return ", ".join(known[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return some_of(map(repr, names), MOST_NAMED)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.models.formats.graph_def import drop_shapes, ends, needs, placeholders, split_name
 from tasks.models.program import flag_hint
+from worker_config.foreign_errors import some_of
 
 _LISTED = 10
 _FEW = 5
@@ -54,8 +55,7 @@ def tensor_names(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) 
 
 def some(names: Sequence[str], listed: int = _LISTED) -> str:
     """Names for an error, of which there may be thousands."""
-    more = f" and {len(names) - listed} more" if len(names) > listed else ""
-    return (", ".join(map(repr, names[:listed])) + more) or "nothing"
+    return some_of(map(repr, names), listed) or "nothing"
 
 
 def _likely(graph_def: Any, last: Sequence[str]) -> str:
