@@ -11,12 +11,13 @@ SeaweedFS on loopback has the rows.
   model, no order, no messages.
 - A model that takes 0.2 s for a chunk of 1 MiB, with 20 ms added to each request by a proxy: the share of two
   children's time in which it runs, from the submission to the last row, where chunks are slices of an `.npy` object,
-  row groups of a Parquet object, and Parquet objects.
+  row groups of a Parquet object, Parquet objects, and rows of HDF5, `.npz` and Zarr.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +25,13 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import zarr
 from pyarrow import fs
 
 from benchmarks.harness import Arm, check_equal, compare
@@ -72,9 +75,9 @@ def slow(rows):
 
 def question(quick: bool) -> bool:
     """Measure both; return whether the machine was quiet."""
-    data = random_rows("identity", 4_096 if quick else 65_536)
+    data = random_rows("identity", 4_096 if quick else 32_768)
     with folder() as place, _store(place) as store:
-        _busy(place, store, data[: 4_096 if quick else 32_768])
+        _busy(place, store, data[: 4_096 if quick else 16_384], rounds=1 if quick else 2)
         return all([_parquet(place, store, data, quick), _speed(place, store, data, quick)])
 
 
@@ -161,21 +164,22 @@ def double_files(port: int, numbers: list[int]) -> None:
                 writer.write_table(pa.table([table["row"], doubled], schema=source.schema_arrow))
 
 
-def _busy(place: Path, store: ObjectStore, data: Rows) -> None:
+def _busy(place: Path, store: ObjectStore, data: Rows, rounds: int) -> None:
     _put(place, data)
     _put_parquet(place, data, "s3://rows/groups/", len(data))
     _put_parquet(place, data, "s3://rows/files/", _SLOW_CHUNK_ROWS)
+    urls = (_URL, "s3://rows/groups/", "s3://rows/files/", *_put_stores(place, data))
     with proxy_before(store.port) as proxy, patch.dict(os.environ, store.environment(endpoint=proxy.endpoint)):
         proxy.delay_seconds = _REQUEST_SECONDS
         with local(_write_models(place), CHILDREN) as client:
-            for url in (_URL, "s3://rows/groups/", "s3://rows/files/") * 3:
+            for url in urls * rounds:
                 began, chunks, asked = time.monotonic(), 0, len(proxy.seen)
                 for part in client.submit("slow", url, store="slices", chunk_rows=_SLOW_CHUNK_ROWS).parts():
                     np.testing.assert_array_equal(part.outputs, data[part.start : part.stop, :1])
                     chunks += 1
                 busy = chunks * _CHUNK_SECONDS / CHILDREN / (time.monotonic() - began)
                 print(f"{url}: {chunks} chunks, {len(proxy.seen) - asked} requests")
-                print(f"  children run their model {busy:.3f} of the time (aim: {BUSY_AIM})")
+                print(f"  children run their model {busy:.3f} of the time (aim: {BUSY_AIM})", flush=True)
 
 
 def _put_parquet(place: Path, data: Rows, folder_url: str, file_rows: int) -> None:
@@ -187,6 +191,24 @@ def _put_parquet(place: Path, data: Rows, folder_url: str, file_rows: int) -> No
         pq.write_table(table, file, row_group_size=_SLOW_CHUNK_ROWS, use_dictionary=False, compression="none")
         objects.put(object_url(f"{folder_url}{start:08}.parquet"), file)
         file.unlink()
+
+
+def _put_stores(place: Path, data: Rows) -> list[str]:
+    """The same rows in an object of HDF5, one of arrays by name, and many of Zarr; chunks are those of the job."""
+    with h5py.File(place / "rows.h5", "w") as file:
+        file.create_dataset("x", data=data, chunks=(_SLOW_CHUNK_ROWS, data.shape[1]))
+    np.savez(place / "rows.npz", x=data)
+    zarr.create_group(place / "rows.zarr").create_array(
+        "x", data=data, chunks=(_SLOW_CHUNK_ROWS, data.shape[1]), compressors=None
+    )
+    urls = []
+    for path in (place / "rows.h5", place / "rows.npz", place / "rows.zarr"):
+        for file in [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file()):
+            objects.put(object_url(f"s3://rows/{file.relative_to(place)}"), file)
+            file.unlink()
+        urls.append(f"s3://rows/{path.name}{'' if path.suffix != '.zarr' else '/'}")
+    shutil.rmtree(place / "rows.zarr")
+    return urls
 
 
 def _write_models(place: Path) -> Path:

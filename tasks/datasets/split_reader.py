@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -36,6 +36,14 @@ from worker_config.object_urls import is_url
 _MOST_OPENED_AHEAD = 3
 
 _Known: TypeAlias = tuple[Any, ...]
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A reader of objects other than the file that is open, of which no ranges can be told."""
+
+    def read_ahead(self, span: FileSpan) -> None:
+        """Begin to read what the span begins with."""
 
 
 class SplitReader:
@@ -160,7 +168,11 @@ class _OpenFile:
         self._raw.close()
 
     def fetch_ahead(self, span: FileSpan) -> None:
-        """Begin to fetch what reading the span takes."""
+        """Begin to fetch what reading the span takes, unless its rows are here."""
+        if self._first <= span.start and span.stop <= self._stop:
+            return
+        if isinstance(self._reader, ReadsAhead):
+            self._reader.read_ahead(span)
         fetch_ranges(self._raw, self._reader.ranges(span), ahead=True)
 
     def rows(self, span: FileSpan) -> Iterator[Rows]:

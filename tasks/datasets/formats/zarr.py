@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -47,6 +48,7 @@ class ZarrRows(FormatReader):
             for name in ref.columns or list(ref.kinds)
         }
         self._chunk_rows: int = max(blocks.chunk_rows for blocks in self._blocks.values())
+        self._ahead: dict[tuple[int, int], Future[dict[str, Array]]] = {}
 
     def anchor(self, span: FileSpan) -> int:
         """The first row of the chunk that has the span's first row."""
@@ -54,6 +56,22 @@ class ZarrRows(FormatReader):
 
     def batches(self, span: FileSpan) -> Batches:
         """Rows from the anchor on, whole chunks at a time."""
+        for start, stop in self._steps(span):
+            ahead = self._ahead.pop((start, stop), None)
+            # What could not be read ahead is read now, and whoever asks is told.
+            is_there = ahead is not None and not ahead.cancel() and ahead.exception() is None
+            columns = ahead.result() if ahead and is_there else self._columns(start, stop)
+            yield next(iter(columns.values())) if self._is_one else columns
+
+    def read_ahead(self, span: FileSpan) -> None:
+        """Begin to read what the span begins with, in place of what was begun before."""
+        step = next(iter(self._steps(span)))
+        self._ahead = {step: self._ahead.get(step) or begin(partial(self._columns, *step))}
+
+    def _columns(self, start: int, stop: int) -> dict[str, Array]:
+        return {name: blocks.read(start, stop) for name, blocks in self._blocks.items()}
+
+    def _steps(self, span: FileSpan) -> Iterator[tuple[int, int]]:
         anchor = self.anchor(span)
         last = min(span.stop, *(blocks.rows for blocks in self._blocks.values()))
         wanted = -(-(last - anchor) // self._chunk_rows)
@@ -61,8 +79,11 @@ class ZarrRows(FormatReader):
         most = int(MAX_BATCH_BYTES // max(1.0, row_bytes * self._chunk_rows))
         rows = self._chunk_rows * max(1, min(wanted, most))
         for start in range(anchor, max(last, anchor + 1), rows):
-            columns = {name: blocks.read(start, start + rows) for name, blocks in self._blocks.items()}
-            yield next(iter(columns.values())) if self._is_one else columns
+            yield start, start + rows
+
+    def close(self) -> None:
+        """Nothing stays open; what was begun is of no use."""
+        self._ahead = {}
 
 
 class ArrayBlocks:
