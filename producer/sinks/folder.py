@@ -215,7 +215,7 @@ class FolderWriter(Writer):
 
     def add(self, part: Part) -> None:
         """Note the file that has the rows of a part; parts come in order."""
-        self._parts.add(part, self.folder)
+        self._parts.add(part, lambda: self.folder)
         self._notes += self._filled.add(part)
         is_due = self._parts.bytes * self._sizes[1] >= self.part_bytes * self._sizes[0]
         if is_due and self._parts.is_decided and self.begin_merges:

@@ -6,7 +6,7 @@ parts of a job, in order --add--> PartFiles --take--> those of one file        n
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -88,11 +88,11 @@ class PendingParts:
         """The files that wait, and their sizes."""
         return {one.name: one.bytes for one in self._waiting if one.name}
 
-    def add(self, part: Part, folder: str) -> None:
+    def add(self, part: Part, folder: Callable[[], str]) -> None:
         """Note the file that has the rows of a part; one that no worker has written is written here."""
         stored = part.stored
         if stored is None or (stored.ref is None and part.rows and part.outputs):
-            stored = _written(part, folder)
+            stored = _written(part, folder())
         if (ref := stored.ref) is not None:
             self._learn("outputs", ref.outputs or self.outputs)
             self._learn("kept", ref.kept)

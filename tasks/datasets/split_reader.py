@@ -193,8 +193,10 @@ class _OpenFile:
                 stop = min(span.stop, self._stop)
                 piece = slice(start - self._first, stop - self._first)
                 start = stop
-                whole = piece == slice(0, self._stop - self._first)
-                yield self._batch if whole else cut(self._batch, piece)
+                batch, whole = self._batch, piece == slice(0, self._stop - self._first)
+                if stop == self._stop:  # it may be all rows of a chunk, and the next one has as many
+                    self._batch, self._first = None, stop
+                yield batch if whole else cut(batch, piece)
 
     def _begin(self, span: FileSpan, anchor: int) -> None:
         if self._batches:

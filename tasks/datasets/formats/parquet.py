@@ -6,7 +6,7 @@ footer --check_footer--> row groups, each held against the limit, with its pages
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO
 
@@ -69,9 +69,15 @@ class ParquetRows(FormatReader):
             fetch_ranges(self._file, self._ranges(range(last, min(last + 1, groups.stop))), ahead=True)
             wanted = max(_LEAST_ROWS, span.stop - (row if at_once else span.start))
             if batch_rows := min(self._batch_rows(range(group, last), size, most_bytes), wanted):
-                for batch in self._iterate(batch_rows, range(group, last)):
-                    yield rows_of(self._with_partition(batch, span), self._names, self._where, row)
+                pieces, end = self._iterate(batch_rows, range(group, last)), self._starts[last]
+                while row < end and (batch := next(pieces, None)) is not None:
+                    made = [rows_of(self._with_partition(batch, span), self._names, self._where, row)]
                     row += batch.num_rows
+                    # It may be a whole chunk, which is not kept for the next one.
+                    del batch
+                    if row >= end:
+                        pieces.close()
+                    yield made.pop()
             group = last
 
     def ranges(self, span: FileSpan) -> Iterator[tuple[int, int]]:
@@ -101,8 +107,8 @@ class ParquetRows(FormatReader):
     def _group(self, row: int) -> int:
         return max(0, bisect_right(self._starts, row) - 1)
 
-    def _iterate(self, batch_rows: int, groups: range) -> Iterator[Any]:
-        batches: Iterator[Any] = self._opened.iter_batches(
+    def _iterate(self, batch_rows: int, groups: range) -> Generator[Any, None, None]:
+        batches: Generator[Any, None, None] = self._opened.iter_batches(
             batch_rows, list(groups), self._columns, use_threads=self._threads
         )
         return batches

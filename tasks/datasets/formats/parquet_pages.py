@@ -63,15 +63,16 @@ class _Header:
         """The integers of a structure, by the number of the field."""
         if depth > _MAX_DEPTH:
             raise ValueError(f"a page header of more than {_MAX_DEPTH} levels")
-        found: dict[int, int] = {}
-        field = 0
-        while (head := self._byte()) != _STOP:
+        data, found, field = self.data, dict[int, int](), 0
+        while (head := data[self.at]) != _STOP:
+            self.at += 1
             kind = head & 15
             field = field + (head >> 4) if head >> 4 else self._integer()
             if kind in _INTEGERS:
                 found[field] = self._integer()
             elif kind not in (_TRUE, _FALSE):
                 self._skip(kind, depth)
+        self.at += 1
         return found
 
     def _skip(self, kind: int, depth: int) -> None:
@@ -112,8 +113,12 @@ class _Header:
         return self.data[self.at - 1]
 
     def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 64, 7):
+        value = self.data[self.at]
+        self.at += 1
+        if value < 128:
+            return value
+        value &= 127
+        for shift in range(7, 64, 7):
             byte = self.data[self.at]
             self.at += 1
             value |= (byte & 127) << shift
