@@ -18,12 +18,15 @@ from typing import Any
 
 from tasks.storage.requests import answered
 from tasks.storage.stores import obstore, store_of
+from tasks.storage.told import told
 from worker_config.errors import ObjectChangedError, ObjectError, ObjectExistsError, ObjectMissingError, UsageError
 from worker_config.object_urls import WEB, ObjectUrl
 
 # A request takes no longer than its time limit also over a slow line.
 PIECE_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1_000
+# What takes long is told by the MiB.
+_TOLD_BYTES = 2**20
 # A request takes no longer for so much within a store either.
 _MOST_COPIED_BYTES = 2**30
 # Of one object, as S3 has it.
@@ -168,7 +171,13 @@ def put(
     size = data.stat().st_size if isinstance(data, Path) else len(data)
     piece = max(PIECE_BYTES, -(-size // _MOST_PIECES))
     parts = {"use_multipart": False} if mode != "overwrite" else {"chunk_size": piece, "max_concurrency": 2}
-    written = answered(url, "write", lambda: library.put(store, url.key, data, mode=mode, **parts))
+
+    def source() -> Any:
+        if not isinstance(data, Path) or size <= piece or mode != "overwrite":
+            return data
+        return told(_pieces(data), f"{url}: MiB sent", -(-size // _TOLD_BYTES))
+
+    written = answered(url, "write", lambda: library.put(store, url.key, source(), mode=mode, **parts))
     return ObjectStamp(size, _ANY_TIME, _etag(written), written["version"] or "")
 
 
@@ -236,6 +245,12 @@ def delete(urls: Sequence[ObjectUrl], *, waits: bool = True) -> None:
         store, keys = _object(some[0]), [url.key for url in some]
         with suppress(ObjectMissingError):
             answered(some[0], "delete", lambda: obstore().delete(store, keys), waits=waits)  # noqa: B023
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_TOLD_BYTES):
+            yield piece
 
 
 def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryview:

@@ -351,3 +351,13 @@ def test_a_job_whose_rows_the_format_cannot_hold_names_the_url(client: Client, o
     with pytest.raises(PredictionFailedError, match=rf"^{out}/x.parquet: ") as raised:
         predict(client, "unwritable", rows_with(), f"{out}/x.parquet", in_parts=False)
     assert "celeriac-staging" not in str(raised.value)
+
+
+def test_a_long_upload_tells_how_far_it_is(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (file := tmp_path / "file").write_bytes(os.urandom(20 * 2**20 + 1))
+    monkeypatch.setattr("tasks.storage.told.STORE_TELL_SECONDS", 0.0)
+    objects.put(object_url(f"{out}/x"), file)
+    assert f"{out}/x: MiB sent: 20 of 21 so far, in " in caplog.text
+    assert objects.read_now(object_url(f"{out}/x")) == file.read_bytes()
