@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from producer import Client
+from producer.outputs.fetch_to_output import fetch_to_output
 from producer.outputs.sidecar_files import read_beside
 from producer.outputs.summary import PredictionFailedError
 from producer.rows.part import Part
@@ -27,6 +28,7 @@ from tests.integration.test_split_writes import STEPS, predict, rows_with
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
 from tests.systems import System, serving
+from tests.unit.test_sinks_contract import read_zarr
 from worker_config.errors import ObjectError, ObjectExistsError, OutputError, OutputInUseError
 from worker_config.object_urls import object_url
 
@@ -45,6 +47,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
         for name in ("all_kinds", "one", "bytes_of", "unwritable")
     }
+    entries["plain"] = {"path": "steps:one", "batch_rows": 64}
     with serving(folder, write_manifest(folder, entries)) as system:
         yield system
 
@@ -361,3 +364,16 @@ def test_a_long_upload_tells_how_far_it_is(
     objects.put(object_url(f"{out}/x"), file)
     assert f"{out}/x: MiB sent: 20 of 21 so far, in " in caplog.text
     assert objects.read_now(object_url(f"{out}/x")) == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.zarr/"])
+def test_what_a_detached_job_has_left_is_fetched_to_a_url(client: Client, out: str, tmp_path: Path, name: str) -> None:
+    data = rows_with()
+    predict(client, "plain", data, tmp_path / "x.npy", in_parts=False)
+    left = client.attach(client.submit("plain", data, detach=True))
+    is_folder = name.endswith("/")
+    summary = fetch_to_output(left, output_path(f"{out}/{name}"), False, True, in_parts=is_folder)
+    assert summary.output == f"{out}/{name}".rstrip("/")
+    got = read_zarr(fetched(out, tmp_path / "got") / "x.zarr")["output"] if is_folder else content(f"{out}/{name}")
+    np.testing.assert_array_equal(got, np.load(tmp_path / "x.npy"))
+    assert not [one for one in names_beneath(out) if one.startswith(".")]
