@@ -29,10 +29,10 @@ from tasks.protocol.seal import Sealer
 from tasks.storage import objects
 from tasks.transport.publish_answer import push_answer
 from tests.integration.test_object_outputs import fetched, names_beneath
-from tests.integration.test_split_writes import CHUNK_ROWS, ROWS, STEPS, predict, rows_with
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
 from tests.output_sets import assert_same
+from tests.split_writes import CHUNK_ROWS, ROWS, STEPS, predict, rows_with
 from tests.systems import System, serving
 from tests.waiting import wait_until
 from worker_config.errors import JobCancelledError, OutputError

@@ -24,13 +24,12 @@ from tasks.protocol.messages import OnError
 from tasks.storage import objects
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.integration.test_object_outputs import fetched, names_beneath
-from tests.integration.test_split_writes import STEPS, predict, rows_with
 from tests.integration.test_zarr_writes import BLOCK_ROWS, CHUNK_BYTES, MORE_STEPS
-from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
 from tests.output_sets import assert_same
-from tests.systems import System, serving
-from tests.unit.test_sinks_contract import read_zarr
+from tests.sink_outputs import read_zarr
+from tests.split_writes import STEPS, predict, rows_with, stepped, writing
+from tests.systems import System
 from tests.waiting import wait_until
 from worker_config.errors import OutputError
 from worker_config.object_urls import object_url
@@ -48,13 +47,9 @@ def proxy(object_store: ObjectStore) -> Iterator[FaultProxy]:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, object_store: ObjectStore, proxy: FaultProxy) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("z")
-    (folder / "steps.py").write_text(STEPS + MORE_STEPS)
-    entries = {
-        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-        for name in ("all_kinds", "one", "zeros", "empty")
-    }
     environ = {**object_store.environment(endpoint=proxy.endpoint), "CELERIAC_OUTPUT_ROOTS": ROOT}
-    with serving(folder, write_manifest(folder, entries), environ=environ) as system:
+    entries = stepped("all_kinds", "one", "zeros", "empty")
+    with writing(folder, entries, STEPS + MORE_STEPS, environ) as system:
         yield system
 
 

@@ -24,11 +24,11 @@ from producer.sinks import JournalHead, Sink, begin_again, check_output, is_ther
 from tasks.storage import objects
 from tests.fault_proxy import FaultProxy, proxy_before
 from tests.integration.test_object_outputs import _as_user, _open_uploads, fetched, names_beneath
-from tests.integration.test_split_writes import STEPS, predict, rows_with
 from tests.manifests import write_manifest
 from tests.object_stores import ObjectStore
+from tests.sink_outputs import read_zarr
+from tests.split_writes import STEPS, predict, rows_with, stepped
 from tests.systems import System, serving
-from tests.unit.test_sinks_contract import read_zarr
 from worker_config.errors import ObjectError, ObjectExistsError, OutputError, OutputInUseError
 from worker_config.object_urls import object_url
 
@@ -43,10 +43,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Workers that know of no store."""
     folder = tmp_path_factory.mktemp("o")
     (folder / "steps.py").write_text(STEPS)
-    entries = {
-        name: {"path": f"steps:{name}", "batch_rows": 64, "preprocess": "steps:meet", "drops_rows": True}
-        for name in ("all_kinds", "one", "bytes_of", "unwritable")
-    }
+    entries = stepped("all_kinds", "one", "bytes_of", "unwritable")
     entries["plain"] = {"path": "steps:one", "batch_rows": 64}
     with serving(folder, write_manifest(folder, entries)) as system:
         yield system

@@ -16,8 +16,9 @@ from producer.outputs.only_failed import finished_output, predict_failed
 from producer.outputs.run_options import RunOptions
 from producer.outputs.sidecar_files import failures_path, read_beside
 from producer.outputs.summary import PredictionFailedError, Summary
-from producer.sinks import JournalHead, mended_files
+from producer.sinks import JournalHead
 from producer.sinks.final_files import manifest_path
+from producer.sinks.mending import mended_files
 from producer.sources import open_source
 from tasks.outputs.failed_mask import mask_path
 from tasks.protocol.messages import OnError

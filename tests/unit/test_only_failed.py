@@ -28,7 +28,7 @@ from producer.rows.part import Part
 from producer.rows.source import table_of
 from producer.scheduling.job_options import JobOptions
 from producer.sinks import JournalHead, open_sink
-from producer.sinks import patch_rows as patch_module
+from producer.sinks.mending import patch_rows as patch_module
 from producer.sinks.mending.read_back import READABLE
 from producer.sources import BatchSource, Source, from_arrays, from_batches
 from tasks.outputs import writer as writer_module
