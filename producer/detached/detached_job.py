@@ -21,6 +21,8 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import NamedTuple, cast
 
+import msgspec
+
 from producer.detached.left_output import discard_left
 from producer.detached.watcher import Watcher
 from producer.job.broker_channel import BrokerChannel
@@ -28,6 +30,7 @@ from producer.job.job_handle import JobHandle
 from producer.records import job_store
 from producer.records.failed_rows import read_failures
 from producer.records.job_store import JobState
+from producer.records.store_waits import of_job, waits_in
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.rows.read_answer import part_of, read_outputs, stored_of, stored_part
@@ -40,7 +43,7 @@ from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, answer_context, outputs_context
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.resend_detached import message
-from tasks.transport.worker_registry import read_slots
+from tasks.transport.worker_registry import read_all, read_slots
 from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,
@@ -267,9 +270,12 @@ class DetachedJob(JobHandle):
         spec = JobSpec(JobOptions(priority=self.record.weight), infos, slots, "redis")
         return WorkersNow(spec, self._settings, self._worker_timeout_seconds, self._watch)
 
-    def _count_slots(self) -> int:
+    def _look(self) -> tuple[JobState, JobRecord, int]:
         with broker_errors(self._url), connect(self._url) as client:
-            return len(model_pinning.usable(read_slots(client), self._plan.models))
+            state, record = job_store.read_known(client, self.id, self._sealer)
+            workers, _, facts = read_all(client)
+        slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._plan.models)
+        return state, msgspec.structs.replace(record, waits=of_job(waits_in(facts), self.id)), len(slots)
 
     def _check_usable(self, state: JobState, record: JobRecord) -> None:
         if state is JobState.FAILED:

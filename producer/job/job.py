@@ -286,8 +286,8 @@ class Job(JobHandle):
         run = self._runner.run
         return run.state, run.context.record_now()
 
-    def _count_slots(self) -> int:
-        return len(self._runner.run.slots)
+    def _look(self) -> tuple[JobState, JobRecord, int]:
+        return *self._read(), len(self._runner.run.slots)
 
     def _rows_by_time(self) -> tuple[float, Sequence[int]]:
         return self.context.timeline.rows_by_time()

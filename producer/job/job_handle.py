@@ -32,8 +32,8 @@ class JobHandle(ABC):
         """What is known of the job now."""
 
     @abstractmethod
-    def _count_slots(self) -> int:
-        """Slots that can run the job now."""
+    def _look(self) -> tuple[JobState, JobRecord, int]:
+        """The same as far as workers tell it, and how many slots can run the job now."""
 
     def __repr__(self) -> str:
         kind = type(self).__name__
@@ -87,7 +87,7 @@ class JobHandle(ABC):
             UnknownJobError: a detached job has expired.
             BrokerError: a detached job, and Redis cannot be reached.
         """
-        return progress_of(*self._read(), self._count_slots())
+        return progress_of(*self._look())
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 from producer.rows.source import splits_of
 from producer.sources import open_source
@@ -195,6 +196,34 @@ def test_a_slot_finds_what_it_reads_next_fetched(proxy: FaultProxy, prefix: str,
     ):  # of other slots, and not what was said of the one before, so that nothing is fetched ahead
         check_chunk(chunk)
     assert len(_asked(proxy)) == asked_for(8)
+    reader.close()
+
+
+def test_a_slot_finds_the_chunks_of_zarr_that_it_reads_next_read(
+    proxy: FaultProxy, prefix: str, tmp_path: Path
+) -> None:
+    data = np.random.default_rng(5).random((GROUPS * 50, 4))
+    zarr.create_group(tmp_path / "x.zarr").create_array("x", data=data, chunks=(50, 4))
+    for file in (one for one in (tmp_path / "x.zarr").rglob("*") if one.is_file()):
+        objects.put(object_url(f"{prefix}/{file.relative_to(tmp_path)}"), file)
+    reader, read = _slot(_ref(f"{prefix}/x.zarr"), 50)
+
+    def check_chunk(chunk: int) -> None:
+        np.testing.assert_array_equal(read(chunk)["x"], data[chunk * 50 : chunk * 50 + 50])
+
+    def asked() -> list[int]:
+        return [int(line.split("/")[-2]) for line, _ in proxy.seen if "/c/" in line]
+
+    proxy.seen.clear()
+    check_chunk(0)
+    assert len(proxy.seen) == 2  # what the array is, in the only version that it can be of, and the chunk
+    check_chunk(2)
+    for chunk in (4, 6):
+        wait_until(lambda chunk=chunk: asked() == [*range(0, chunk + 1, 2)], f"chunk {chunk} is read")  # type: ignore[misc]
+        check_chunk(chunk)
+    wait_until(lambda: asked() == [0, 2, 4, 6, 8], "chunk 8 is read")
+    check_chunk(3)  # of another slot: what was read ahead is of no use
+    assert asked() == [0, 2, 4, 6, 8, 3]
     reader.close()
 
 

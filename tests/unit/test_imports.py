@@ -61,6 +61,7 @@ KNOWN = {
     "tasks.snapshots.fetch_models",
     "tasks.snapshots.installed",
     "tasks.storage.background",
+    "tasks.storage.object_list",
     "tasks.storage.object_paths",
     "tasks.storage.objects",
     "tasks.storage.told",

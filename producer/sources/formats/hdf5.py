@@ -13,7 +13,7 @@ from producer.rows.source import Table
 from producer.sources.files import find_data, span_of
 from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import check_lengths, check_rows, is_taken, missing_column, no_array, place
-from tasks.datasets.formats.hdf5 import datasets_of
+from tasks.datasets.formats.hdf5 import datasets_of, h5py_file
 from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol.split_ref import SplitRef
@@ -35,7 +35,7 @@ def open_hdf5(path: str | Path, array: str | None = None) -> SplitSource:
         check_file(Path(path), "one HDF5 file")
     [found] = find_data(path, "")
     whole = span_of(found)
-    with one_line_errors(where), Opener().open(whole) as file, h5py.File(file, "r") as opened:
+    with one_line_errors(where), Opener().open(whole) as file, h5py_file(file) as opened:
         known = datasets_of(opened, where)
         sizes = {
             name: (one.dtype, one.shape, (one.chunks or (1,))[0] if one.shape else 1) for name, one in known.items()

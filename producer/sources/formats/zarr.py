@@ -14,7 +14,7 @@ from producer.rows.source import Table
 from producer.sources.files import span_of
 from producer.sources.formats.split_source import SplitSource
 from tasks.datasets.columns import check_lengths, check_rows, is_taken, missing_column, no_array, place
-from tasks.datasets.formats.zarr import ArrayBlocks, store_beside
+from tasks.datasets.formats.zarr import ArrayBlocks, format_of, store_beside
 from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.outputs.zarr import METADATA, has_metadata
@@ -49,7 +49,8 @@ def open_zarr(path: str | Path, nested: bool = False, array: str | None = None) 
         raise InputError(f"{where}: no such folder; check the path")
     metadata = metadata_of(where)
     with one_line_errors(where):
-        opened = zarr.open(store_beside(Opener(), metadata) if is_url(where) else Path(path), mode="r")
+        store = store_beside(Opener(), metadata) if is_url(where) else Path(path)
+        opened = zarr.open(store, mode="r", zarr_format=format_of(metadata))
         is_one = isinstance(opened, zarr.Array)
         arrays = {"": opened} if is_one else dict(sorted(_arrays(opened, nested or array is not None)))
     if array is not None:

@@ -26,6 +26,8 @@ from worker_config.foreign_errors import import_optional
 _MAX_DEPTH = 16
 # Of which it is asked where they stand.
 _MOST_CHUNKS = 1_000
+# What most files say of their datasets is within these.
+_HEAD_BYTES = 256 * 2**10
 
 
 class Hdf5Rows(FormatReader):
@@ -33,7 +35,7 @@ class Hdf5Rows(FormatReader):
 
     def __init__(self, file: BinaryIO, ref: SplitRef, where: str, threads: bool) -> None:
         self._file = file
-        self._opened = import_optional("h5py", "hdf5").File(file, "r")
+        self._opened = h5py_file(file)
         known = datasets_of(self._opened, where)
         self._arrays = {name: known[name] for name in (ref.columns or list(ref.kinds))}
         self._is_one = not ref.columns
@@ -77,6 +79,12 @@ def _ranges(dataset: Any, start: int, stop: int) -> Iterator[tuple[int, int]]:
         found = dataset.id.get_chunk_info_by_coord(place)
         if found.byte_offset is not None:
             yield found.byte_offset, found.byte_offset + found.size
+
+
+def h5py_file(file: BinaryIO) -> Any:
+    """h5py's file of an open one."""
+    fetch_ranges(file, [(0, _HEAD_BYTES)])  # which the library reads in several overlapping pieces
+    return import_optional("h5py", "hdf5").File(file, "r")
 
 
 def datasets_of(opened: Any, where: str) -> dict[str, Any]:

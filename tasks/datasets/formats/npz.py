@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ _MAX_HEADER_BYTES = 10_000
 # the extra field that follow.
 _MEMBER_HEADER = struct.Struct("<26xHH")
 _ENCRYPTED = 1
+# Of most files where members stand, at the end; and what is before the values of one. More is read when it is needed.
+_DIRECTORY_BYTES, _HEADERS_BYTES = 64 * 2**10, 1_024
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,14 @@ def stored_arrays(file: BinaryIO, where: str, names: Sequence[str] | None = None
     Raises:
         InputError: one of them is not there, is compressed, or has no row in one piece.
     """
+    end = file.seek(0, os.SEEK_END)
+    fetch_ranges(file, [(end - _DIRECTORY_BYTES, end)])
     with zipfile.ZipFile(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-    return {name: _stored(file, where, members, name) for name in (members if names is None else names)}
+    wanted = list(members if names is None else names)
+    starts = [members[name].header_offset for name in wanted if name in members]
+    fetch_ranges(file, [(start, start + _HEADERS_BYTES) for start in starts])
+    return {name: _stored(file, where, members, name) for name in wanted}
 
 
 def _stored(file: BinaryIO, where: str, members: dict[str, zipfile.ZipInfo], name: str) -> Stored:
