@@ -281,7 +281,8 @@ class BrokerChannel:
         for data in late:
             with suppress(MessageError, SealError):
                 answer: Answer = unpack(self.sealer.open(answer_context(self._job), data), Answer)
-                if isinstance(answer, Outputs):
+                # A part may be that of an answer that counts and came twice; it goes with its folder.
+                if isinstance(answer, Outputs) and not isinstance(answer.ref, PartRef):
                     self.forget([answer.ref])
         if self._shared is not None:
             spool.forget_job(self._shared, self._job)

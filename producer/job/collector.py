@@ -49,8 +49,8 @@ from worker_config.retry_policy import MAX_SENDS, MAX_SENDS_OF_KILLERS
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# Checksums of first answers that are remembered, for duplicates to be held against.
-MOST_CHECKSUMS = 16_384
+# First answers that are remembered, for duplicates to be held against.
+MOST_FIRSTS = 16_384
 
 
 # As `ResultArrays` gives it where no row shows what outputs look like.
@@ -78,7 +78,7 @@ class Collector:
         self._write_to = context.spec.options.write_to
         self.join = Join(ordered=context.spec.options.ordered)
         self._buffer = ReusableBuffer()
-        self._checksums: OrderedDict[int, int] = OrderedDict()
+        self._firsts: OrderedDict[int, tuple[int, str]] = OrderedDict()  # checksums, and names of parts
         # Chunks of which every row has failed, until another one shows what outputs look like.
         self._formless: list[Part] = []
         self._form: OutputTree | None = None
@@ -144,9 +144,9 @@ class Collector:
         if loaded is None:
             return False
         self._failures.keep(answer.failed)
-        self._checksums[answer.index] = answer.checksum
-        if len(self._checksums) > MOST_CHECKSUMS:
-            self._checksums.popitem(last=False)
+        self._firsts[answer.index] = answer.checksum, answer.ref.name if isinstance(answer.ref, PartRef) else ""
+        if len(self._firsts) > MOST_FIRSTS:
+            self._firsts.popitem(last=False)
         self._join_part(answer, chunk, part, *loaded)
         return True
 
@@ -190,9 +190,11 @@ class Collector:
     def _drop(self, answer: Answer) -> None:
         self._ledger.duplicates += 1
         if isinstance(answer, Outputs):
-            first = self._checksums.get(answer.index, answer.checksum)
+            first, part = self._firsts.get(answer.index, (answer.checksum, ""))
             self._ledger.duplicates_differing += first != answer.checksum
-            self._channel.release([answer.ref])
+            # The part of an answer that came twice counts; one of which nobody knows goes with its folder.
+            if not isinstance(answer.ref, PartRef) or part not in ("", answer.ref.name):
+                self._channel.release([answer.ref])
 
     def _close_failed(self, answer: Failure, chunk: OpenChunk) -> bool:
         record, message, goes_on = answer.record, chunk.message, self._policy.goes_on

@@ -128,10 +128,10 @@ class PayloadStore:
         self.client.set(key, b"".join(parts), ex=self.job_ttl_seconds)
         return RedisRef(key)
 
-    def forget(self, message: ChunkMessage, ref: PayloadRef | PartRef) -> None:
-        """Delete outputs that nobody will fetch."""
+    def forget(self, message: ChunkMessage, ref: PayloadRef | PartRef, *, is_sure: bool = True) -> None:
+        """Delete outputs that nobody will fetch, if that `is_sure`; else parts stay as long as their producer does."""
         if isinstance(ref, PartRef) and isinstance(message.reply, PartsReply | MergeReply):
-            forget_files(message.reply.folder, [ref.name], self.places.output_roots)
+            forget_files(message.reply.folder, [ref.name], self.places.output_roots, is_sure=is_sure)
         elif isinstance(ref, RedisRef):
             self.client.unlink(ref.key)
         elif isinstance(ref, FileRef) and self.places.spool is not None:

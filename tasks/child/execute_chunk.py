@@ -130,7 +130,7 @@ def _answer(child: Child, message: ChunkMessage, queue: str, delivery: Delivery,
             continue
         child.no_requests_in = "" if pushed.requests_wait else queue
         if not pushed.is_taken and isinstance(answer, Outputs):
-            child.payloads.forget(message, answer.ref)
+            child.payloads.forget(message, answer.ref, is_sure=pushed.is_sure)
         if not pushed.is_held:
             raise NotHeldError
         if answer.differed:

@@ -274,17 +274,29 @@ def broker_errors(url: str) -> Iterator[None]:
 
 
 class _Retry(Retry):
-    """Says now and then that a server does not answer; redis-py waits without a word."""
+    """Says now and then that a server does not answer; redis-py waits without a word.
+
+    Attributes:
+        failed: tries of commands of this process, so far, of which nobody knows whether they were carried out.
+    """
+
+    failed = 0
 
     def call_with_retry(self, do: Any, fail: Any, *args: Any, **options: Any) -> Any:
         """As redis-py does."""
 
         def told(error: Exception, *failures: int) -> Any:
+            _Retry.failed += 1
             if isinstance(error, redis.TimeoutError):
                 logger.warning("Redis does not answer (%s); asked again", error)
             return fail(error, *failures)
 
         return super().call_with_retry(do, told, *args, **options)
+
+
+def failed_tries() -> int:
+    """How often a command of this process failed so far, and may have been carried out all the same."""
+    return _Retry.failed
 
 
 def check_takes_writes(url: str) -> None:

@@ -90,6 +90,10 @@ class OutputFolder:
                 except IsADirectoryError:
                     shutil.rmtree(name, dir_fd=self._descriptor)
 
+    def is_wanted(self) -> bool:
+        """Whether the producer still looks after it: one that is there is."""
+        return True
+
     @contextmanager
     def new_file(self, name: str) -> Iterator[Path]:
         """By which a library can make a file of this folder, and of no other that has come to its place.
@@ -147,10 +151,14 @@ def open_output_folder(path: str, roots: Sequence[Root]) -> Iterator[OutputFolde
         folder.close()
 
 
-def forget_files(path: str, names: Sequence[str], roots: Sequence[Root]) -> None:
-    """Remove files that do not count, if they are there and can be removed."""
+def forget_files(path: str, names: Sequence[str], roots: Sequence[Root], *, is_sure: bool = True) -> None:
+    """Remove files that do not count, if they are there and can be removed.
+
+    Those of which that is not sure are left to the producer, which removes the whole folder at its end.
+    """
     with suppress(OutputError), open_output_folder(path, roots) as folder:
-        folder.remove(names)
+        if is_sure or not folder.is_wanted():
+            folder.remove(names)
 
 
 def attempt_name(*numbers: int, suffix: str) -> str:

@@ -106,17 +106,21 @@ class OutputObjects:
             some = [file for file in files if (len(file.parts) == 1) == is_top]
             at_once([partial(objects.put, self._url / name / file.as_posix(), folder / file) for file in some])
 
-    def _check_wanted(self) -> None:
-        """Raise OutputError for a message that comes after the end of its job, or from a producer of another store."""
-        if time.monotonic() - _seen.get(self.path, -_SEEN_SECONDS) < _SEEN_SECONDS:
-            return
+    def is_wanted(self) -> bool:
+        """Whether the producer still looks after them, as far as the store can tell."""
         try:
             with as_output_errors(ObjectMissingError):
                 objects.stat(self._url / WANTED)
         except ObjectMissingError:
-            raise OutputError(
-                f"{self.path} is not in this worker's store, or no more; give it the producer's endpoint"
-            ) from None
+            return False
+        return True
+
+    def _check_wanted(self) -> None:
+        """Raise OutputError for a message that comes after the end of its job, or from a producer of another store."""
+        if time.monotonic() - _seen.get(self.path, -_SEEN_SECONDS) < _SEEN_SECONDS:
+            return
+        if not self.is_wanted():
+            raise OutputError(f"{self.path} is not in this worker's store, or no more; give it the producer's endpoint")
         _seen.clear()  # nobody needs those of jobs before
         _seen[self.path] = time.monotonic()
 

@@ -24,6 +24,7 @@ from tasks.protocol.chunk_args import ChunkId
 from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, pack
 from tasks.protocol.seal import Sealer, answer_context, failure_context
 from tasks.transport import scripts
+from tasks.transport.connection import failed_tries
 from worker_config.broker import KEY_PREFIX
 from worker_config.errors import CeleriacError, SealError
 
@@ -42,11 +43,14 @@ class Pushed(NamedTuple):
         is_taken: False if the job is over or, detached, had this chunk's answer already.
         is_held: whether the server that took it is the one that holds the delivery.
         requests_wait: whether there are requests for the models of this queue.
+        is_sure: whether this was the first try; else one before may have been taken, by a server that has lost its data
+            since, or as the last one of its job.
     """
 
     is_taken: bool
     is_held: bool
     requests_wait: bool
+    is_sure: bool
 
 
 def push_answer(
@@ -79,10 +83,11 @@ def push_answer(
     if isinstance(answer, Outputs):
         for record in answer.failed:
             values += [record.model, _sealed(record, job, sealer)]
+    failed = failed_tries()
     taken, is_held, requests = scripts.run(client, "publish_answer", held, values)
     if taken == -1:
         raise VoidAnswerError
-    return Pushed(bool(taken), bool(is_held), requests > 0)
+    return Pushed(bool(taken), bool(is_held), requests > 0, is_sure=failed_tries() == failed)
 
 
 def _rows_of(answer: Answer) -> tuple[int, int]:

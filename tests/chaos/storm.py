@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from producer.scheduling.payload_route import choose_store
+from producer.sources import open_source
 from tests.acceptance.commands import Celeriac, Ended, Running
 from tests.chaos.arena import WORKERS, Arena
 from tests.chaos.kills import kill_child, kill_redis, kill_worker
@@ -70,6 +72,12 @@ def split_tables(arena: Arena) -> list[pa.Table]:
 def write_split(table: pa.Table, path: Path) -> Path:
     pq.write_table(table, path, row_group_size=3 * LARGE + 7)
     return path
+
+
+def check_cut(arena: Arena, rows: Path | str) -> None:
+    """Workers read these rows themselves, by splits."""
+    source = open_source(rows, columns=["pixels"])
+    assert choose_store(source, arena.system.slots(), arena.system.settings(), None)[0] == "slices"
 
 
 def ids(rows: int) -> list[str | None]:

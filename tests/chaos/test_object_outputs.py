@@ -18,7 +18,17 @@ import pytest
 
 from tasks.storage import objects
 from tests.chaos.arena import Arena
-from tests.chaos.storm import ROWS, SPLIT_WORDS, check_readers, check_rows, command, ride_out, split_tables, write_split
+from tests.chaos.storm import (
+    ROWS,
+    SPLIT_WORDS,
+    check_cut,
+    check_readers,
+    check_rows,
+    command,
+    ride_out,
+    split_tables,
+    write_split,
+)
 from tests.forms import seeds
 from tests.object_stores import ObjectStore
 from tests.output_sets import safe_rows
@@ -58,6 +68,7 @@ def test_a_storm_of_kills_leaves_no_trace_in_the_output(
         rows = f"{DATA}/{seed}/"
         for number, table in enumerate(split_tables(arena)):
             objects.put(object_url(f"{rows}{number}.parquet"), write_split(table, tmp_path / "x.parquet"))
+        check_cut(arena, rows)
     else:
         np.save(rows, arena.rows[:ROWS])
     words = [rows, "-o", f"{output}/", *(SPLIT_WORDS if is_split else ())]

@@ -15,7 +15,17 @@ import zarr
 
 from producer.sinks.journal import journal_path
 from tests.chaos.arena import Arena
-from tests.chaos.storm import ROWS, SPLIT_WORDS, check_readers, check_rows, command, ride_out, split_tables, write_split
+from tests.chaos.storm import (
+    ROWS,
+    SPLIT_WORDS,
+    check_cut,
+    check_readers,
+    check_rows,
+    command,
+    ride_out,
+    split_tables,
+    write_split,
+)
 from tests.forms import seeds
 from tests.output_sets import assert_nothing_beside, names_in, safe_rows
 
@@ -35,6 +45,7 @@ def test_a_storm_of_kills_leaves_no_trace_in_the_output(arena: Arena, seed: int)
         rows.mkdir()
         for number, table in enumerate(split_tables(arena)):
             write_split(table, rows / f"{number}.parquet")
+        check_cut(arena, rows)
     else:
         np.save(rows, arena.rows[:ROWS])
     words = [rows, "-o", f"{output}/", *(SPLIT_WORDS if source == "split" else ())]
