@@ -115,6 +115,22 @@ def test_a_chunk_that_waits_for_a_store_is_not_sent_again_and_again(
     np.testing.assert_array_equal(job.result(), np.repeat(np.arange(FILES, dtype=np.float32), 10) + 1)
 
 
+def test_who_looks_at_a_detached_job_is_told(client: Client, system: System, proxy: FaultProxy, tmp_path: Path) -> None:
+    data = np.arange(400, dtype=np.float32).reshape(-1, 4)
+    np.save(tmp_path / "few.npy", data)
+    url = "s3://rows/waits/few.npy"
+    objects.put(object_url(url), tmp_path / "few.npy")
+    proxy.refused["few.npy"] = (10**9, 503)
+    job = client.attach(client.submit("seen", open_source(url), store="slices", chunk_rows=10, detach=True))
+    what = f"waits for {url}: the store is busy or in trouble (HTTP 503"
+    wait_until(lambda: what in job.progress().waits, "who asks is told")
+    wait_until(lambda: _status(system, job.id, what), "so is `celeriac status`")
+    proxy.refused.clear()
+    wait_until(lambda: job.wait(1), "the job ends")
+    assert job.progress().waits == ""
+    np.testing.assert_array_equal(job.result(), data + 1)
+
+
 def _status(system: System, job: str, what: str) -> dict[str, object] | None:
     shown = system.celeriac("status", job, "--json")
     assert shown.returncode == 0, shown.stderr
