@@ -59,7 +59,9 @@ class ParquetRows(FormatReader):
         """Rows from the anchor to the end of the row group with the span's last; small row groups are read together."""
         metadata, row, groups = self._opened.metadata, self.anchor(span), self._groups(span)
         at_once = self._in_one_piece and self._has_widths(groups)
-        group, most_bytes = groups.start, _MOST_AT_ONCE_BYTES if at_once else MAX_BATCH_BYTES
+        group, most_bytes = groups.start, MAX_BATCH_BYTES
+        if at_once:
+            most_bytes = min(_MOST_AT_ONCE_BYTES, self._limit.bytes)
         while group < groups.stop:
             last, size = group, 0
             while last < groups.stop and (last == group or size < most_bytes):
