@@ -283,13 +283,12 @@ def test_what_cannot_be_left_is_refused_and_leaves_nothing(celeriac: Celeriac, a
 def test_outputs_need_no_room_in_redis(celeriac: Celeriac, system: System, at: list[str]) -> None:
     """A job that may keep a MiB there has outputs of 12."""
     np.save(celeriac.folder / "large.npy", rows := np.random.default_rng(1).random((3_000, 1_000), np.float32))
-    ended = celeriac.start("predict", "held", "large.npy", "--detach", *at, CELERIAC_DETACHED_MIB="1").end()
-    assert ended.code in (ExitCode.OK, ExitCode.USAGE)
     out = celeriac.folder / "out.npy"
     words = ("predict", "held", "large.npy", "--detach", "-o", f"{out}/", "--quiet", *at)
-    job = celeriac.start(*words, CELERIAC_DETACHED_MIB="1").end().stdout.strip()
+    job = celeriac.start(*words, "--chunk-rows", 100, CELERIAC_DETACHED_MIB="1").end().stdout.strip()
     assert fetch(celeriac, at, job).code == ExitCode.OK
     with system.admin() as server:
-        assert server.memory_usage(keys.answers(job)) < 2**18
+        assert server.hlen(keys.answers(job)) == 30
+        assert server.memory_usage(keys.answers(job)) < 30 * 2**10
     outputs = np.concatenate([np.load(out / name) for name in names_in(out)])
     np.testing.assert_array_equal(outputs, rows * 2)
