@@ -55,6 +55,7 @@ class Sink:
         output_name: what a single output without a name is called in the file, if anybody knows; set before `write`.
         folder: of an output whose files workers write.
         can_resume: whether another run may continue what a journal knows.
+        may_replace: whether it takes the place of what has its name by then; of an object only where one was there.
     """
 
     path: Path
@@ -75,7 +76,7 @@ class Sink:
         self.kept: Collection[str] = ()
         self.can_resume = True
         self.dropped: dict[str, FailureRecord] = dict(journal.dropped) if journal else {}
-        self._writer = writer
+        self._writer, self.may_replace = writer, writer.target.replaces
         self.folder = writer if isinstance(writer, FolderWriter) else None
         self._is_masked = mask
         self._journal = journal
@@ -99,11 +100,6 @@ class Sink:
     def safe_rows(self) -> int | None:
         """Rows that another run need not do again; None where there is nothing to continue; final after `abort`."""
         return self._journal.done_rows if self._journal and self._journal.is_begun else None
-
-    @property
-    def may_replace(self) -> bool:
-        """Whether it takes the place of whatever has its name by then; not so an object, unless it was there before."""
-        return self._writer.target.replaces
 
     @property
     def left_out(self) -> int:
