@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from producer.sinks.output_place import place_of
+from producer.sinks.output_place import place_of, taken
 from tasks.outputs.temp_paths import not_continued, sync_folder
 from tasks.storage import objects
 from tasks.storage.objects import ObjectStamp
@@ -187,7 +187,7 @@ class ObjectJournalFile:
 
     def _taken(self) -> OutputInUseError:
         self._stamp, self._is_lost = None, True
-        return OutputInUseError(f"{self._output}: another process writes it by now; let that one go on, or stop it")
+        return taken(self._output)
 
 
 class StagedJournalFile(ObjectJournalFile):

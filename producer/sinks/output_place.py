@@ -26,7 +26,7 @@ from tasks.outputs.temp_paths import OutputTarget, check_parent, sync_folder
 from tasks.storage import objects
 from tasks.transport.output_folder import no_space, open_output_folder
 from tasks.transport.output_objects import WANTED, as_output_errors, delete_all
-from worker_config.errors import ObjectMissingError, OutputError
+from worker_config.errors import ObjectMissingError, OutputError, OutputInUseError
 from worker_config.files import is_full, write_whole
 from worker_config.object_urls import ObjectUrl, is_url, object_url
 from worker_config.retry_policy import LEAST_BACKOFF_SECONDS, REFUSED_WAIT_SECONDS, STORE_BACKOFF_SECONDS
@@ -198,6 +198,11 @@ OutputPlace: TypeAlias = LocalPlace | ObjectPlace
 def place_of(path: Path) -> OutputPlace:
     """Where an output is that has this name."""
     return ObjectPlace(object_url(str(path))) if is_url(path) else LocalPlace(path)
+
+
+def taken(output: object) -> OutputInUseError:
+    """Another process has gone on with an output behind a URL, which no lock keeps from it."""
+    return OutputInUseError(f"{output}: another process writes it by now; let that one go on, or stop it")
 
 
 def when_there_is_room(path: Path, write: Callable[[], None]) -> None:

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from producer.sinks.output_place import taken
 from tasks.outputs.temp_paths import sync_folder
 from tasks.outputs.zarr import METADATA
 from tasks.storage import objects
 from tasks.storage.background import at_once
 from tasks.storage.objects import ObjectStamp
 from tasks.transport.output_objects import as_output_errors, delete_folder
-from worker_config.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError, OutputInUseError
+from worker_config.errors import ObjectChangedError, ObjectExistsError, ObjectMissingError
 from worker_config.files import sync_file
 from worker_config.object_urls import ObjectUrl, is_url, object_url
 
@@ -136,7 +137,7 @@ class ObjectFiles:
                 self._stamps[name] = objects.put(url, data, replace=False, expected=before)
             except (ObjectChangedError, ObjectExistsError, ObjectMissingError):
                 if self.read(name) != data:  # else it is our own, and the answer was lost
-                    raise self._taken() from None
+                    raise taken(self._url) from None
 
     def become(self, merged: StoreFiles) -> bool:
         """Objects come one after the other."""
@@ -154,7 +155,7 @@ class ObjectFiles:
             try:
                 at_once(copies)
             except ObjectMissingError:  # by whom it is here already
-                raise self._taken() from None
+                raise taken(self._url) from None
         return total
 
     def bytes_of(self, names: Iterable[str], inner: str) -> int:
@@ -169,9 +170,6 @@ class ObjectFiles:
         """Delete all; what says that it is a store first."""
         with as_output_errors():
             delete_folder(self._url)
-
-    def _taken(self) -> OutputInUseError:
-        return OutputInUseError(f"{self._url}: another process writes it by now; let that one go on, or stop it")
 
 
 StoreFiles: TypeAlias = LocalFiles | ObjectFiles

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from producer.sinks.final_files import FinalFiles, MergedFile
-from producer.sinks.output_place import OutputPlace
+from producer.sinks.output_place import OutputPlace, taken
 from producer.sinks.store_files import StoreFiles, store_files
 from tasks.outputs.row_spec import output_name
 from tasks.outputs.temp_paths import OutputTarget, not_continued, sync_folder
@@ -148,7 +148,7 @@ class ZarrStore(FinalFiles):
         begins = not start and root.read(_METADATA) is None
         nodes = self._nodes(merged if begins else root)
         arrays = _arrays(nodes)
-        if begins or any(array.rows < stop for array in arrays):  # else another run has grown it
+        if begins or any(array.rows < stop for array in arrays):  # else a run that was killed has grown it
             if lost := {node.way for node in self._nodes(merged)} - {node.way for node in nodes}:
                 raise self._damaged(root, min(lost))
             is_whole = not begins or _bytes_of(merged, arrays, 0, stop) == file.bytes
@@ -159,6 +159,8 @@ class ZarrStore(FinalFiles):
             for node in nodes if begins else [array for array in arrays if array.rows < stop]:
                 metadata = node.with_rows(stop) if node.is_array else node.metadata
                 root.replace(node.file, json.dumps(metadata, indent=2).encode(), merged)
+        elif not self._is_local and merged.read(_METADATA) is None:
+            raise taken(self.path)  # by who has removed it, which `reopen` would have seen
         merged.remove()
 
     def _take(self, array: _Node, root: StoreFiles, merged: StoreFiles, start: int) -> int:
