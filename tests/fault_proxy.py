@@ -23,6 +23,7 @@ class FaultProxy:
     Attributes:
         refused: by the word how many more are answered by a status, and by which.
         delay_seconds: of each request.
+        unanswered: how many more requests get no answer at all.
         seen: the first lines of all requests, and what ranges they asked for; without those that nobody waited for any
             more when they were answered, which are asked again.
     """
@@ -30,6 +31,7 @@ class FaultProxy:
     endpoint: str
     refused: dict[str, tuple[int, int]] = field(default_factory=dict)
     delay_seconds: float = 0.0
+    unanswered: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
 
     def fault(self, line: str) -> int:
@@ -44,7 +46,7 @@ class FaultProxy:
 @contextmanager
 def proxy_before(port: int) -> Iterator[FaultProxy]:
     """A proxy before the server at this port of loopback."""
-    lock = threading.Lock()
+    lock, ended = threading.Lock(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -59,6 +61,11 @@ def proxy_before(port: int) -> Iterator[FaultProxy]:
             with lock:
                 proxy.seen.append(request)
                 status = proxy.fault(request[0])
+                is_lost = proxy.unanswered > 0
+                proxy.unanswered -= is_lost
+            if is_lost:
+                ended.wait()
+                return
             try:
                 self._pass_on(status, body)
             except ConnectionError:
@@ -103,6 +110,7 @@ def proxy_before(port: int) -> Iterator[FaultProxy]:
     try:
         yield proxy
     finally:
+        ended.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -46,6 +46,8 @@ LEAST_TTL_SECONDS: Final = 60
 # Of one request inside obstore, in silence; beyond that we wait ourselves, and say so.
 STORE_REQUEST_RETRIES: Final = 2
 STORE_REQUEST_SECONDS: Final = 10
+# A range that is silent for so long is asked for once more, by a request that has obstore's own 30 seconds.
+STORE_SILENT_SECONDS: Final = 10.0
 # A store that is busy or gone is waited for so long, well within a chunk's time; with pauses of up to so much.
 STORE_WAIT_SECONDS: Final = 60.0
 STORE_BACKOFF_SECONDS: Final = 5.0

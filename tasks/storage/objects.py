@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -254,13 +255,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def _piece(url: ObjectUrl, stamp: ObjectStamp, start: int, stop: int) -> memoryview:
-    store, library = _object(url), obstore()
+    _object(url)
+    # Bytes come within moments, or the request has got lost; a store that is only slow is then given its time.
+    library, stores = obstore(), chain([store_of(url, patient=False)], repeat(store_of(url)))
     options: dict[str, Any] = {"range": (start, stop)}
     if stamp.etag and not stamp.etag.startswith("W/"):  # of which servers say that it never matches
         options["if_match"] = f'"{stamp.etag}"'
 
     def request() -> tuple[Any, ObjectStamp]:
-        result = library.get(store, url.key, options=options)
+        result = library.get(next(stores), url.key, options=options)
         return result.bytes(), _stamp(result.meta)
 
     data, found = answered(url, "read", request)

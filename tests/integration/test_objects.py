@@ -226,6 +226,22 @@ def test_an_upload_that_never_goes_through_leaves_nothing(
         objects.stat(url)
 
 
+def test_a_range_that_is_not_answered_is_soon_asked_for_again(
+    proxy: FaultProxy, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = object_url(f"s3://rows/{request.node.name}/data")
+    objects.put(url, DATA)
+    monkeypatch.setattr("tasks.storage.stores.STORE_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("tasks.storage.requests.STORE_WAIT_SECONDS", 20.0)  # less than obstore's own 30
+    stamp = objects.stat(url)
+    proxy.seen.clear()
+    proxy.unanswered = 3  # as often as obstore asks by itself
+    assert objects.read_range(url, stamp, 10, 1_000) == DATA[10:1_000]
+    assert len(proxy.seen) == 4
+    proxy.delay_seconds = 2.0  # slow, and not silent: the second request has time
+    assert objects.read_range(url, stamp, 10, 1_000) == DATA[10:1_000]
+
+
 def test_a_page_of_a_list_that_fails_loses_no_object(proxy: FaultProxy, request: pytest.FixtureRequest) -> None:
     folder = object_url(f"s3://rows/{request.node.name}")
     names = _put_many(folder)
