@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import cast
 
 import msgspec
 
 from producer.detached.left_output import discard_left
 from producer.detached.watcher import Watcher
+from producer.detached.workers_now import WorkersNow, find_workers
 from producer.job.broker_channel import BrokerChannel
 from producer.job.job_handle import JobHandle
 from producer.records import job_store
@@ -35,7 +36,6 @@ from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.rows.read_answer import part_of, read_outputs, stored_of, stored_part
 from producer.scheduling import model_pinning
-from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.plan import LeftOutput, Plan
@@ -43,7 +43,7 @@ from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, answer_context, outputs_context
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.resend_detached import message
-from tasks.transport.worker_registry import read_all, read_slots
+from tasks.transport.worker_registry import read_all
 from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,
@@ -63,15 +63,6 @@ LEAST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
 # Of a thread that waits for somebody who may leave.
 _AWAIT_SECONDS = 1.0
-
-
-class WorkersNow(NamedTuple):
-    """What another job needs to run beside a detached one, on the workers that hold its models now."""
-
-    spec: JobSpec
-    settings: Settings
-    worker_timeout_seconds: float
-    watch: Callable[[], None]
 
 
 class DetachedJob(JobHandle):
@@ -261,14 +252,8 @@ class DetachedJob(JobHandle):
 
     def workers_now(self) -> WorkersNow | None:
         """Those that could run it; None where there are none."""
-        with broker_errors(self._url), connect(self._url) as client:
-            slots = model_pinning.usable(read_slots(client), self._plan.models)
-        held = {(one.name, one.digest): one for slot in slots for one in slot.models}
-        infos = [held[one.name, one.digest] for one in self._plan.models if (one.name, one.digest) in held]
-        if len(infos) < len(self._plan.models):
-            return None
-        spec = JobSpec(JobOptions(priority=self.record.weight), infos, slots, "redis")
-        return WorkersNow(spec, self._settings, self._worker_timeout_seconds, self._watch)
+        weight = self.record.weight
+        return find_workers(self._settings, self._plan.models, weight, self._worker_timeout_seconds, self._watch)
 
     def _look(self) -> tuple[JobState, JobRecord, int]:
         with broker_errors(self._url), connect(self._url) as client:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import overload
+
+import msgspec
 
 from producer.sources.arrays import stamp_of
 from tasks.datasets.read_errors import check_file, one_line_errors
 from tasks.protocol.split_ref import FileSpan
-from tasks.storage.object_list import ObjectPath
+from tasks.storage.object_list import ObjectList, ObjectPath
 from tasks.storage.object_paths import find_objects
 from tasks.storage.told import told
 from worker_config.errors import InputError
@@ -38,6 +41,35 @@ def span_of(file: Path | ObjectPath) -> FileSpan:
         return FileSpan(str(file), file.stamp.size, file.stamp.mtime_ns, 0, 0, 0, etag=file.stamp.etag)
     with one_line_errors(str(file)):
         return FileSpan(str(file), *stamp_of(file.stat()), 0, 0, 0)
+
+
+class ObjectSpans(Sequence[FileSpan]):
+    """The spans of objects that are a row each, made when they are asked for: of a million none is kept."""
+
+    def __init__(self, objects: ObjectList) -> None:
+        self._objects = objects
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    @overload
+    def __getitem__(self, at: int) -> FileSpan: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[FileSpan]: ...
+    def __getitem__(self, at: int | slice) -> FileSpan | list[FileSpan]:
+        rows = range(len(self))[at]
+        if isinstance(rows, int):
+            return object_span(self._objects[rows], rows)
+        return [object_span(self._objects[row], row) for row in rows]
+
+    def paths(self) -> Iterator[str]:
+        """The path of each."""
+        return self._objects.urls()
+
+
+def object_span(one: ObjectPath, row: int) -> FileSpan:
+    """All of an object, which is this row of the data set."""
+    return msgspec.structs.replace(span_of(one), first=row, stop=1)
 
 
 def find_files(path: str | Path, suffix: str = "") -> list[Path]:

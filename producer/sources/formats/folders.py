@@ -14,9 +14,8 @@ import numpy as np
 from producer.rows.kept import PATH
 from producer.rows.source import Table
 from producer.sources.arrays import ArraySource, array_source, stamp_of
-from producer.sources.files import find_files, is_pattern
+from producer.sources.files import ObjectSpans, find_files, is_pattern, object_span
 from producer.sources.formats.split_source import SplitSource
-from producer.sources.object_spans import ObjectSpans, object_span
 from tasks.datasets.columns import listed
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan, SplitRef

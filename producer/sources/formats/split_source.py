@@ -17,7 +17,7 @@ import msgspec
 
 from producer.rows.readers import BatchReader
 from producer.rows.source import Splits, Table, check_slice
-from producer.sources.object_spans import ObjectSpans
+from producer.sources.files import ObjectSpans
 from tasks.datasets.marked import all_fed
 from tasks.datasets.open_file import Opener
 from tasks.datasets.rows import Arrays, Batches, Rows

@@ -1,0 +1,42 @@
+"""A detached job's models --> the workers that hold them now, for another job that runs beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from producer.scheduling import model_pinning
+from producer.scheduling.job_options import JobOptions, JobSpec
+from tasks.protocol.messages import ModelRef
+from tasks.transport.connection import broker_errors, connect
+from tasks.transport.worker_registry import read_slots
+from worker_config.settings import Settings
+
+
+class WorkersNow(NamedTuple):
+    """What another job needs to run on them."""
+
+    spec: JobSpec
+    settings: Settings
+    worker_timeout_seconds: float
+    watch: Callable[[], None]
+
+
+def find_workers(
+    settings: Settings,
+    models: Sequence[ModelRef],
+    weight: float,
+    worker_timeout_seconds: float,
+    watch: Callable[[], None],
+) -> WorkersNow | None:
+    """Those that hold all of the models, in these versions; None where there are none."""
+    url = str(settings.broker_url)
+    with broker_errors(url), connect(url) as client:
+        slots = model_pinning.usable(read_slots(client), models)
+    held = {(one.name, one.digest): one for slot in slots for one in slot.models}
+    infos = [held[one.name, one.digest] for one in models if (one.name, one.digest) in held]
+    if len(infos) < len(models):
+        return None
+    return WorkersNow(
+        JobSpec(JobOptions(priority=weight), infos, slots, "redis"), settings, worker_timeout_seconds, watch
+    )
