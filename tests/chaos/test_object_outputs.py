@@ -37,6 +37,10 @@ from worker_config.object_urls import ObjectUrl, object_url
 
 ROOT = "s3://rows/chaos"
 DATA = "s3://rows/chaos-data"
+# Seeds that have failed once, each with what it found; they stay.
+FAILED_ONCE = {
+    19: "the part of an answer that Redis took and did not confirm was deleted, by its child or as a duplicate's",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +60,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory, models: Path, store: ObjectS
     arena.stop()
 
 
-@pytest.mark.parametrize("seed", seeds(short=[0, 1], long=40))
+@pytest.mark.parametrize("seed", seeds(short=[0, *FAILED_ONCE], long=40, failed_once=FAILED_ONCE))
 def test_a_storm_of_kills_leaves_no_trace_in_the_output(
     arena: Arena, store: ObjectStore, tmp_path: Path, seed: int
 ) -> None:
