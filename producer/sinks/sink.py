@@ -64,6 +64,7 @@ class Sink:
     accepted: list[str]
     committed: bool
     folder: FolderWriter | None
+    may_replace: bool
     nonfinite: tuple[int, int]
 
     def __init__(self, writer: Writer, journal: Journal | None, sync_seconds: float, *, mask: bool = False) -> None:
