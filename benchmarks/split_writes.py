@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from benchmarks import split_writes_parquet
 from benchmarks.harness import Arm, check_equal, compare
 from benchmarks.report import Finding, at_least, report_comparison
+from benchmarks.split_writes_parquet import from_parquet
 from benchmarks.stage import CHILDREN, Rivals, ask, folder
 from producer import Client, local
 from producer.outputs.predict_to_sink import ending, predict_to_sink
@@ -78,7 +78,7 @@ class _Cost:
 
 def question(quick: bool) -> bool:
     """Measure both; return whether the machine was quiet."""
-    quiet = [from_slices(quick), split_writes_parquet.question(quick)]
+    quiet = [from_slices(quick), from_parquet(quick)]
     return all(quiet)
 
 

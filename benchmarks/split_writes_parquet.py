@@ -34,7 +34,7 @@ _SCHEMA = pa.schema([("row", pa.int64()), ("output", pa.float32())])
 _OURS = {"use_dictionary": [], "column_encoding": {"row": "DELTA_BINARY_PACKED"}}
 
 
-def question(quick: bool) -> bool:
+def from_parquet(quick: bool) -> bool:
     """Measure it; return whether the machine was quiet."""
     groups = 2 if quick else GROUPS
     rivals = Rivals(convert)

@@ -11,7 +11,6 @@ import msgspec
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option
 from producer.cli.viewing import viewing
-from producer.detached.left_output import discard_left
 from producer.records import job_store
 from producer.records.failed_rows import read_failures
 from producer.records.store_waits import of_job, waits_in
@@ -122,7 +121,11 @@ def cancel(job: str, broker_url: str) -> None:
             _, record = job_store.read(client, job, viewer)
         ended = job_store.cancel(client, job)
     running = ended.state is job_store.JobState.RUNNING
-    left = discard_left(record.plan) if record and record.plan else ""
+    left = ""
+    if record and record.plan and record.plan.output:
+        from producer.detached.left_output import discard_left  # writers of formats, for the few jobs that have one
+
+        left = discard_left(record.plan)
     if ended.detached and (running or ended.state is job_store.JobState.DONE):
         click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone{left and '; ' + left}")
         return
