@@ -97,7 +97,8 @@ def running(folder: Path) -> Iterator[ObjectStore]:
 
     def start() -> None:
         nonlocal process
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+        environ = {**os.environ, "TMPDIR": str(folder)}  # for logs
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=environ)
         wait_until(lambda: _answers(ports[3]) or process.poll() is not None, "SeaweedFS answers")
         assert process.poll() is None, (folder / "log").read_text()[-2_000:]
 
@@ -111,6 +112,9 @@ def running(folder: Path) -> Iterator[ObjectStore]:
             yield ObjectStore(ports[3], ports[2], lambda: (kill(), start())[1])
         finally:
             kill()
+            for port in ports:
+                for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108 - wherever TMPDIR is
+                    socket.unlink()
 
 
 def _answers(port: int) -> bool:
