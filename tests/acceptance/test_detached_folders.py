@@ -20,7 +20,7 @@ from producer.records import job_store
 from producer.records.job_store import JobState
 from tasks.protocol import keys
 from tests.acceptance.commands import Celeriac, Ended
-from tests.held import held_child, holding, write_held_models
+from tests.held import held_child, held_children, holding, write_held_models
 from tests.manifests import write_manifest
 from tests.output_sets import assert_same, names_in
 from tests.systems import System, serving
@@ -217,7 +217,7 @@ def test_what_a_cancelled_job_has_left_goes_with_it_where_it_can_be_reached(
     words = ("held", "rows.npy", "-o", f"{celeriac.folder}/out.npy/")
     with holding(system.folder, HELD) as let_go:
         job = leave(celeriac, at, *words)
-        wait_until(lambda: held_child(system.folder), "rows are held")
+        wait_until(lambda: len(held_children(system.folder)) == 2, "no child writes any more")
         if not reached:
             celeriac.folder.rename(away := celeriac.folder.with_name("away"))
             celeriac.folder.mkdir()
