@@ -224,7 +224,7 @@ def test_what_buttons_say(board: Dashboard, play: Play) -> None:
     assert board.press(f"/jobs/{job}/priority", {"priority": "x" * 2_000}) == (413, "That is no priority.")
     assert board.press(f"/jobs/{play.job_ids[-1]}/cancel") == (200, f"Job {play.job_ids[-1]} is done already.")
     status, said = board.press("/jobs/feed/cancel")
-    assert (status, said.startswith("no job with an id that begins with 'feed'")) == (409, True)
+    assert (status, said.startswith("no job of this name, and none with an id that begins with 'feed'")) == (409, True)
     status, said = board.press("/workers/celery@host001/shutdown")
     assert (status, "cannot be told to 'shutdown'" in said) == (409, True)
     assert board.press("/workers/--help/drain")[0] == 409

@@ -151,7 +151,7 @@ def test_what_is_left_says_where_it_is_and_for_how_long(celeriac: Celeriac, at: 
     told = celeriac.succeeds(
         *("predict", "digits", "rows.npy", "--detach", *at, "--json"), *("--ttl-seconds", 600, "--chunk-rows", 100)
     ).json
-    assert told.keys() == {"job", "rows", "chunks", "store", "expires_at"}
+    assert told.keys() == {"job", "rows", "chunks", "store", "expires_at", "output"}
     assert (told["rows"], told["chunks"], told["store"]) == (ROWS, 10, "redis")
     assert 500 < told["expires_at"] - time.time() <= 601
 

@@ -340,4 +340,4 @@ def test_a_detached_job_ends_with_the_first_row_that_fails(
     celeriac: Celeriac, at: list[str], words: tuple[str, ...]
 ) -> None:
     line = celeriac.misused("predict", "reads", "rows.npy", "--detach", *at, *words)
-    assert f"{words[0]} makes no sense with --detach: a row that fails ends a detached job" in line
+    assert f"{words[0]} makes no sense with --detach without --output: a row that fails ends a detached job" in line

@@ -202,7 +202,7 @@ def test_a_job_without_a_timeline(system: System, tmp_path: Path) -> None:
 
 def test_a_job_that_is_not_there(celeriac: Celeriac, system: System) -> None:
     told = celeriac.refuses(ExitCode.USAGE, "report", "ffff", "-o", "a.html", "--broker", system.url)
-    assert "no job with an id that begins with 'ffff'" in told
+    assert "no job of this name, and none with an id that begins with 'ffff'" in told
     record = job_store.new_record("abcdefabcdef", [ModelRef("old", "ab" * 32)], "old.npy", "redis", 5)
     with system.admin() as server:
         job_store.create(server, record, SEALER, 60)

@@ -200,7 +200,12 @@ def test_rows_that_kill_children_cost_themselves_alone(client: Client, out: Path
 
 
 def test_rows_that_became_void_after_they_were_written_are_written_anew(
-    client: Client, out: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    client: Client,
+    out: Path,
+    tmp_path: Path,
+    capsys: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a journal names other files than the answers do."""
     data = rows_with()
@@ -223,7 +228,7 @@ def test_rows_that_became_void_after_they_were_written_are_written_anew(
     monkeypatch.setattr(FolderWriter, "has", one_is_void)
     complete(job)
     assert len(asked) == 3
-    assert "predicted again" in capsys.readouterr().err
+    assert "predicted again" in caplog.text
     predict(client, "one", data, tmp_path / "file.parquet", in_parts=False)
     assert_same(out / "set.parquet", tmp_path / "file.parquet")
 

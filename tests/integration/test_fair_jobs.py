@@ -171,7 +171,7 @@ def test_jobs_shows_class_share_and_place_and_priority_changes_them(
     for words, why in (
         ((attached.id, "bulk"), f"job {attached.id} is done already; only a running job has a priority"),
         ((detached, "urgent"), "priority is 'urgent'; it is one of interactive, normal, bulk, or a number"),
-        (("nobody", "bulk"), "no job with an id that begins with 'nobody'"),
+        (("nobody", "bulk"), "no job of this name, and none with an id that begins with 'nobody'"),
         ((detached, "--", "-1"), "priority is -1; as a number it is between 0.01 and 1000"),
     ):
         done = shared.celeriac("priority", *words)
