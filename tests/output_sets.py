@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def read_folder(folder: Path) -> Any:
     if folder.suffix == ".feather":
         return pa.concat_tables([pa.feather.read_table(file) for file in files])
     if folder.suffix == ".csv":
-        return pa.concat_tables([pa.csv.read_csv(file) for file in files])
+        # At once, as a file whose rows all failed does not tell types.
+        first, *more = [file.read_bytes() for file in files]
+        return pa.csv.read_csv(io.BytesIO(first + b"".join(data.partition(b"\n")[2] for data in more)))
     if folder.suffix == ".jsonl":
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return np.concatenate([np.load(file) for file in files])

@@ -70,8 +70,8 @@ class PendingParts:
 
     @property
     def is_decided(self) -> bool:
-        """Whether it is known what all of them hold: a file of rows without texts would have strings for bytes."""
-        return all(one.holds for one in (*self.outputs, *self.kept) if one.dtype == "object")
+        """Whether it is known what all of them hold, which rows that all failed do not tell, nor texts without any."""
+        return bool(self.outputs) and all(one.holds for one in (*self.outputs, *self.kept) if one.dtype == "object")
 
     def load(self, notes: list[dict[str, Any]], merged: int, merged_rows: int) -> None:
         """What a journal knows; parts before the row `merged`, and so many rows of the output, are in files already."""

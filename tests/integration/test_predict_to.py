@@ -277,7 +277,6 @@ def test_what_cannot_be_told_from_other_rows_is_not_continued_and_leaves_nothing
         ("a.npz/", {}, OutputError, "a folder of such files cannot be written"),
         ("gone/a.npy", {}, OutputError, "gone"),
         ("/etc/outside.npy/", {}, UsageError, "may not write there: it is under no folder of their CELERIAC_OUTPUT"),
-        ("s3://rows/a.npy", {}, OutputError, "one object is not written, but a folder of them"),
         ("a.csv", {"keep": ["name"]}, InputError, "name"),
         ("a.npy", {"keep": ["id"]}, UsageError, "has no place for columns beside the predictions"),
         ("a.csv", {"accept_changes": True}, UsageError, "accept_changes and only_failed are for resume=True"),
