@@ -199,7 +199,8 @@ def test_a_killed_program_is_continued(client: Client, system: System, out: Path
         done = system.celeriac("predict", "held", out / "rows.npy", "-o", output, "--resume", "--json")
         assert done.returncode == 0, done.stderr
         ledger = json.loads(done.stdout.splitlines()[-1])["ledger"]
-    assert 0 < ledger["resumed"] <= ROWS // 2
+    held = 2 * 50 if suffix == ".npy/" else 0  # chunks that two children had, whose parts prove what they are
+    assert 0 < ledger["resumed"] <= ROWS // 2 + held
     assert (ledger["rows"], ledger["written"]) == (ROWS, ROWS)
     client.predict_to(out / "whole.npy", "held", rows)
     if suffix == ".npy/":
