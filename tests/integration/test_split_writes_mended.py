@@ -79,7 +79,7 @@ class Case:
     def write(self, path: Path, bad: Sequence[int], *, in_parts: bool = True) -> Summary:
         self.bad.write_text(" ".join(map(str, bad)))
         options: dict[str, Any] = {"on_error": self.on_error, "keep": self.keep, "in_parts": in_parts}
-        return predict(self.client, self.model, data(), path, part_bytes=6_000, **options)
+        return predict(self.client, self.model, data(), path, part_bytes=1, **options)  # a file of each part
 
     def mend(self, path: Path, bad: Sequence[int]) -> Summary:
         self.bad.write_text(" ".join(map(str, bad)))
