@@ -20,7 +20,6 @@ from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimit
 from producer import Client, JobState
 from producer.celery import load
 from producer.records import job_store
-from producer.records.ledger import Ledger
 from producer.records.name_claim import NameClaim
 from producer.scheduling.job_options import JobName
 from tests.held import held_child, holding, write_held_models
@@ -256,9 +255,8 @@ def test_a_light_worker_that_is_killed_leaves_a_job_that_is_computed_once(system
     assert reference["job"] == job_id
     np.testing.assert_array_equal(load(reference), 2 * np.array(rows, np.float32))
     assert set(jobs(system)) - before == {job_id}
-    ledger = Ledger(**reference["ledger"])
-    assert ledger.chunks_answered == 40
-    assert ledger.duplicates <= ledger.chunks_sent_again  # which a busy machine makes late
+    counts = reference["ledger"]
+    assert (counts["chunks_answered"], counts["chunks_sent_again"], counts["duplicates"]) == (40, 0, 0)
 
 
 def test_a_name_is_for_one_job(system: System) -> None:

@@ -75,13 +75,6 @@ def client(system: System) -> Iterator[Client]:
 
 
 @pytest.fixture
-def out(system: System, request: pytest.FixtureRequest) -> Path:
-    folder = system.folder / "out" / str(abs(hash(request.node.name)))
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def place(request: pytest.FixtureRequest) -> str:
     return f"{ROOT}/{re.sub(r'[^a-z0-9.]+', '-', request.node.name)}"
 
@@ -115,7 +108,9 @@ def complete(job: DetachedJob) -> Any:
     return complete_output(job, job.output, quiet=True)
 
 
-@pytest.mark.parametrize(("model", "suffix"), [("all_kinds", ".parquet"), ("one", ".npy"), ("bytes_of", ".feather")])
+@pytest.mark.parametrize(
+    ("model", "suffix"), [("all_kinds", ".parquet"), ("one", ".npy"), ("bytes_of", ".feather"), ("all_kinds", ".zarr")]
+)
 def test_behind_a_url_all_is_as_in_one_file(
     client: Client, place: str, tmp_path: Path, capsys: Any, model: str, suffix: str
 ) -> None:
