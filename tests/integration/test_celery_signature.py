@@ -326,4 +326,4 @@ def test_messages_that_a_killed_process_did_not_send_are_sent(system: System, ex
     with Client(system.url) as client:
         job = client.attach(client.submit("digits", ROWS, detach=True, job="cut"))
         np.testing.assert_allclose(job.result(), expected, **CLOSE)
-        assert job.ledger.duplicates <= job.ledger.chunks_sent_again  # which a busy machine makes late
+        assert job.ledger.duplicates == 0

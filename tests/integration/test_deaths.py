@@ -168,7 +168,7 @@ def test_chunks_delivered_twice_are_predicted_once(held_system: System, client: 
     np.testing.assert_array_equal(_result(job), ROWS[:4] * 2)
     job.ledger.check()
     assert (job.ledger.predicted, job.ledger.written) == (4, 4)
-    assert 2 <= job.ledger.duplicates <= 2 + job.ledger.chunks_sent_again  # which a busy machine makes late
+    assert job.ledger.duplicates == 2
 
 
 def test_the_first_valid_answer_counts_and_later_ones_are_dropped(

@@ -141,8 +141,7 @@ def test_what_a_process_left_another_fetches_in_order_and_again(
     assert job.record.store == LEFT[what][1]
     ledger = job.ledger
     assert (ledger.rows, ledger.predicted, ledger.failed, ledger.skipped) == (3_000, 3_000, 0, 0)
-    assert ledger.chunks_answered == len(parts)
-    assert ledger.duplicates <= ledger.chunks_sent_again  # which a busy machine makes late
+    assert (ledger.chunks_answered, ledger.duplicates) == (len(parts), 0)
     ledger.check(handed_over=False)
     assert set(keys_of(server, job.id)) == {keys.job(job.id), keys.answers(job.id)}
 
