@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Unpack, overload
 
+from producer.broker.shards import for_each
 from producer.detached.detached_job import DetachedJob
 from producer.detached.named import find_left
 from producer.detached.submit import check_can_be_left, leave
@@ -46,7 +47,7 @@ from tasks.protocol.records import ModelInfo
 from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
 from tasks.transport.rights import check_rights
-from worker_config.broker import check_broker_url
+from worker_config.broker import check_broker_url, shard_urls
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
@@ -57,8 +58,8 @@ class Client(OutputClient):
     """A producer: sends data sets to the workers on one Redis, and joins what comes back.
 
     Args:
-        broker_url: `redis://HOST:PORT/DB`, `rediss://...`, `unix:///PATH` or `sentinel://HOST:PORT,HOST:PORT/NAME/DB`;
-            `CELERIAC_BROKER_URL` if left out.
+        broker_url: `redis://HOST:PORT/DB`, `rediss://...`, `unix:///PATH` or `sentinel://HOST:PORT,HOST:PORT/NAME/DB`,
+            or those of several shards with commas between them; `CELERIAC_BROKER_URL` if left out.
         worker_timeout_seconds: how long to wait for a worker, where none is up; while one prepares the models, longer.
         settings: all other settings; from the environment if left out.
         watch: is asked while something is waited for; raises if it will not come, as the system has ended.
@@ -87,10 +88,10 @@ class Client(OutputClient):
         self._settings = replace(settings, broker_url=url)
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._find = ModelFinder(self._settings, worker_timeout_seconds, watch)
-        self._requests = RequestClient(url, Sealer(settings.signing_key), self._find)
+        self._requests = RequestClient(shard_urls(url)[0], Sealer(settings.signing_key), self._find)
         self._jobs: dict[str, Job] = {}  # that run; each leaves at its end, so that its outputs go with who holds it
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
-        check_rights(url, PRODUCER)
+        for_each(url, lambda one: check_rights(one, PRODUCER))
         tell_of_forks(self)
         self._end_before_exit = close_at_exit(self)
 

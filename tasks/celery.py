@@ -6,6 +6,7 @@ A bad setting ends the command with one line; TensorFlow is imported only when a
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from celery import Task
@@ -17,15 +18,31 @@ from tasks.protocol.rights import OPERATOR
 from tasks.protocol.seal import Sealer
 from tasks.telemetry import logs
 from tasks.transport.rights import refuse_if_refused
+from tasks.worker.home_shard import choose_home
 from tasks.worker.main_process import prepare_worker
+from worker_config.broker import redacted, shard_urls
 from worker_config.celery_app import make_app
-from worker_config.celery_command import asks_redis, heed_command
+from worker_config.celery_command import asks_redis, heed_command, runs_worker
 from worker_config.errors import BrokerRefusedError, ConfigError, UsageError
 from worker_config.retry_policy import TASK_RETRIES, TASK_RETRY_SECONDS
 from worker_config.settings import Settings
 
+
+def one_shard(url: str) -> str:
+    """Of several shards a worker has its own; other commands of Celery's ask the first one, and say so."""
+    first, *others = shard_urls(url)
+    if others and runs_worker():
+        return choose_home(url)
+    if others and asks_redis():
+        text = f"celeriac: asks {redacted(first)}, the first of {1 + len(others)} shards; for another one give -b URL"
+        print(text, file=sys.stderr)
+    return first
+
+
 try:
     settings = heed_command(Settings.from_env())
+    if settings.broker_url:
+        settings = replace(settings, broker_url=one_shard(settings.broker_url))
     if settings.broker_url and asks_redis():
         refuse_if_refused(settings.broker_url, OPERATOR)
 except (ConfigError, BrokerRefusedError) as error:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.telemetry.status_file import ChildStatus, WorkerStatus, mark_of, read_all
-from worker_config.broker import check_broker_url
+from worker_config.broker import check_broker_url, shard_urls
 from worker_config.errors import CeleriacError
 from worker_config.retry_policy import OVER_LIMIT_SECONDS, SILENT_SECONDS
 from worker_config.settings import Settings
@@ -64,7 +64,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except CeleriacError as error:
         print(f"celeriac: {error}", file=sys.stderr)
         return int(error.exit_code)
-    workers = [one for one in read_all() if url is None or one.broker == mark_of(url)]
+    brokers = [mark_of(one) for one in shard_urls(url)] if url else []
+    workers = [one for one in read_all() if url is None or one.broker in brokers]
     workers = [one for one in workers if options.node in (None, one.node)]
     if not workers:
         where = f"no worker {options.node}" if options.node else "no worker"

@@ -13,7 +13,7 @@ import numpy as np
 import redis
 import xxhash
 
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import (

@@ -7,6 +7,8 @@ Celery, redis-py and every command mean the same by a URL:
     sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/NAME/DB, sentinels:// with TLS
 
 User, password and database may also be options behind the `?`, which neither library understands by itself.
+
+Several URLs, with commas between them, are shards: servers that know nothing of each other, over which jobs spread.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from worker_config.retry_policy import CONNECT_TIMEOUT_SECONDS
 QUEUE = "celeriac"
 KEY_PREFIX = "celeriac:"
 
+_BETWEEN_SHARDS = re.compile(r",(?=[a-z+]+://)")
 _FORM = re.compile(r"(?P<scheme>[a-z+]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(\?(?P<query>[^#]*))?")
 _PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379, "sentinels": 26379}
 _SOCKETS = ("unix", "redis+socket")
@@ -69,16 +72,30 @@ class BrokerAddress:
     tls: dict[str, Any] | None = field(default=None, repr=False)
 
 
+def shard_urls(url: str) -> list[str]:
+    """The URLs that stand in a setting, one for each shard."""
+    return _BETWEEN_SHARDS.split(url)
+
+
 def check_broker_url(url: str, where: str) -> str:
     """Return `url`, or raise ConfigError if Redis cannot be reached by it; `where` names the setting in the text."""
-    try:
-        address = address_of(url)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {redacted(url)!r} is not a Redis URL: it {error}; write {_FORMS}") from None
-    try:
-        _check_tls(address.tls)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {redacted(url)!r} {error}") from None
+    known: set[tuple[object, ...]] = set()
+    urls = shard_urls(url)
+    for number, one in enumerate(urls, 1):
+        # As a whole: a part of a malformed one may be a part of a password.
+        which = f"{where}: {redacted(url)!r}" + (f", its shard {number}," if len(urls) > 1 else "")
+        try:
+            address = address_of(one)
+        except ValueError as error:
+            raise ConfigError(f"{which} is not a Redis URL: it {error}; write {_FORMS}") from None
+        try:
+            _check_tls(address.tls)
+        except ValueError as error:
+            raise ConfigError(f"{which} {error}") from None
+        place = (address.hosts, address.path, address.master, address.database)
+        if place in known:
+            raise ConfigError(f"{which} is named before; each shard is a server, or a database, of its own")
+        known.add(place)
     return url
 
 
@@ -156,12 +173,23 @@ def sentinel_options(address: BrokerAddress) -> SentinelOptions:
 
 
 def redacted(url: str | None) -> str | None:
-    """`url` with its passwords, if any, as `***`; works on malformed URLs too."""
+    """`url`, or several, with passwords, if any, as `***`; works on malformed URLs too."""
     if url is None:
         return None
-    url = re.sub(r"(?<=[?&])(\w*)password=[^&]*", r"\1password=***", url)
+    urls = shard_urls(url)
+    if not all(map(_is_url, urls)):
+        urls = [url]
     # The last @ ends the credentials: a password may itself hold an unescaped one.
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    urls = [re.sub(r"(?<=[?&])(\w*)password=[^&]*", r"\1password=***", one) for one in urls]
+    return ",".join(re.sub(r"(://[^:/@]*):.*@", r"\1:***@", one) for one in urls)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        address_of(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _options(scheme: str, query: str) -> dict[str, str]:

@@ -29,6 +29,12 @@ def asks_redis() -> bool:
     return context is not None and context.invoked_subcommand in _ASK_REDIS
 
 
+def runs_worker() -> bool:
+    """Whether Celery's command, which loads us, is a worker."""
+    context = _celery_context()
+    return context is not None and context.invoked_subcommand == "worker"
+
+
 def heed_command(settings: Settings) -> Settings:
     """The settings with what the command that loads us was told; as they are in any other process.
 

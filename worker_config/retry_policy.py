@@ -19,6 +19,11 @@ LONGEST_BACKOFF_SECONDS: Final = 2.0
 # Longest that a blocking read may ask for; well under the socket's time limit, which would cut it off.
 BLOCK_SECONDS: Final = 1.0
 SOCKET_TIMEOUT_SECONDS: Final = 10.0
+# Of several shards one that does not answer is left, and the others go on: it is waited for less, asked once more, and
+# asked again by who begins something only after a while.
+SHARD_TIMEOUT_SECONDS: Final = 3.0
+SHARD_COMMAND_RETRIES: Final = 1
+SHARD_AWAY_SECONDS: Final = 2.0
 # Celery's blocking reads are its own.
 CELERY_SOCKET_TIMEOUT_SECONDS: Final = 30
 CONNECT_TIMEOUT_SECONDS: Final = 5

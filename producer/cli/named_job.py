@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
+from producer.broker import redis_backoff
 from producer.cli.terminal import say
 from producer.cli.viewing import viewing
 from producer.cli.watch import LOOK_SECONDS, JobScreen
@@ -29,7 +30,6 @@ from producer.outputs.summary import PredictionFailedError, Summary
 from producer.records import job_store
 from producer.records.job_names import Ended, Work
 from producer.records.name_claim import NameClaim
-from producer.scheduling import redis_backoff
 from producer.sinks import JournalHead, is_there
 from producer.sinks.changes import differences
 from tasks.protocol.messages import from_json

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import click
 
+from producer.broker import redis_backoff
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.viewing import viewing
@@ -22,7 +23,6 @@ from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, progress_of, rate_of
 from producer.records.store_waits import WaitLine
-from producer.scheduling import redis_backoff
 from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Viewer
 from tasks.transport.connection import broker_errors, check_takes_writes, connect, ping

@@ -23,10 +23,10 @@ from typing import cast
 
 import msgspec
 
+from producer.broker.broker_channel import BrokerChannel
 from producer.detached.left_output import discard_left
 from producer.detached.watcher import Watcher
 from producer.detached.workers_now import WorkersNow, find_workers
-from producer.job.broker_channel import BrokerChannel
 from producer.job.job_handle import JobHandle
 from producer.records import job_store
 from producer.records.failed_rows import read_failures

@@ -15,9 +15,9 @@ from typing import cast
 
 import msgspec
 
+from producer.broker.broker_channel import BrokerChannel
 from producer.detached.named import find_same, named, work_of
 from producer.detached.plan import RedisBudget, choose_chunk_rows
-from producer.job.broker_channel import BrokerChannel
 from producer.records import job_names, job_store, trace_span
 from producer.records.job_names import Work
 from producer.scheduling import model_pinning

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from producer.broker.broker_channel import BrokerChannel
 from producer.detached.submit import send
-from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.records.store_waits import of_job

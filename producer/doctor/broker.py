@@ -11,8 +11,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from producer.broker.broker_channel import USABLE_SHARE
 from producer.doctor.findings import MIB, Finding, error, mib, ok, warning
-from producer.job.broker_channel import USABLE_SHARE
 from worker_config.errors import ExitCode
 
 LEAST_VERSION = "6.2"

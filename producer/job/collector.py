@@ -209,7 +209,7 @@ class Collector:
             return True
         if record.start == record.stop:  # whoever could not read the message, or the answer, knows no rows
             record = msgspec.structs.replace(record, start=message.start, stop=message.stop)
-        self._channel.damaged += record.type == SealError.__name__ and bool(answer.slot)
+        self._channel.damaged_elsewhere += record.type == SealError.__name__ and bool(answer.slot)
         if record.stage == "fetch" and chunk.times_sent < MAX_SENDS:
             return False
         if goes_on and record.stage == "worker" and chunk.times_sent < MAX_SENDS_OF_KILLERS:

@@ -14,6 +14,7 @@ from typing import cast
 
 import msgspec
 
+from producer.broker.shards import shard_of
 from producer.job.job_context import JobContext
 from producer.scheduling.chunk_sizer import Chunk, ChunkSizer
 from producer.scheduling.load_balancer import LoadBalancer
@@ -31,6 +32,7 @@ from tasks.protocol.messages import (
     FileRef,
     FolderReply,
     InlineRef,
+    RedisRef,
     SliceRef,
     cut_in_place,
 )
@@ -127,7 +129,8 @@ class Dispatcher:
             opened.bytes_in_flight = self._chunk_sizer.bytes_in_flight(chunk.rows)
             self.window.sent(opened.bytes_in_flight)
             if not self._context.spec.in_place or parts:
-                opened.message = msgspec.structs.replace(opened.message, ref=self._channel.put(chunk.index, parts))
+                ref = self._channel.put(chunk.index, parts, opened.queue)
+                opened.message = msgspec.structs.replace(opened.message, ref=ref)
             batch.append(opened)
             size += payload_bytes
         self._publish(batch)
@@ -154,14 +157,14 @@ class Dispatcher:
             self._chunk_sizer.answered(chunk.rows, seconds, output_bytes)
         # Where another delivery may still read it, its file must not be written anew.
         end = self._channel.release if chunk.times_sent == 1 else self._channel.forget
-        end(chunk.refs)
+        end(chunk.refs, chunk.queue)
 
     def stop_before(self, index: int, error: CeleriacError) -> None:
         """Send no more: this chunk has no answer, and the job ends by the error once those before it are answered."""
         if chunk := self.open.get(index):
             self._close(chunk)
             self.window.dropped(chunk.bytes_in_flight)
-            self._channel.forget(chunk.refs)
+            self._channel.forget(chunk.refs, chunk.queue)
         if self.stop is None or index < self.stop[0]:
             self.stop = index, error
 
@@ -188,15 +191,14 @@ class Dispatcher:
             chunk.overdue_since = now
         for chunk in chunks:
             chunk.published = False
-            if with_rows or isinstance(chunk.message.ref, FileRef):
+            is_elsewhere = self._move(chunk)
+            if with_rows or is_elsewhere or isinstance(chunk.message.ref, FileRef):
                 try:
                     self._put_again(chunk)
                 except InputError as error:
                     self.stop_before(chunk.index, error)
                     continue
             chunk.resend(late=late)
-            self._balancer.closed(chunk.queue)
-            chunk.queue = self._balancer.choose()
             batch.append(chunk)
             why = OVERDUE if late else _LOST if with_rows else _WORKER_GONE
             self._context.timeline.sent_again(chunk.index, why)
@@ -209,24 +211,36 @@ class Dispatcher:
         """Whether workers read its rows themselves."""
         return isinstance(chunk.message.ref, SliceRef | SplitRef)
 
+    def _move(self, chunk: OpenChunk) -> bool:
+        """To a queue of workers that are up; whether its rows are on another shard, then."""
+        before = chunk.queue
+        self._balancer.closed(before)
+        chunk.queue = self._balancer.choose()
+        is_elsewhere = isinstance(chunk.message.ref, RedisRef) and shard_of(before) != shard_of(chunk.queue)
+        if is_elsewhere:  # an earlier copy may still read them there
+            self._channel.invalidate([shard_of(before)])
+        return is_elsewhere
+
     def _put_again(self, chunk: OpenChunk) -> None:
         message = chunk.message
         rows = self._feed.take(Chunk(message.index, message.start, message.stop))
         parts = [chunk.payload] if rows is None else self._encode(rows, message)
-        ref = self._channel.put(message.index, parts, only_redis=True)
+        ref = self._channel.put(message.index, parts, chunk.queue, only_redis=True)
         if isinstance(message.ref, FileRef):
             chunk.spent.append(message.ref)
         reply = self._context.spec.options.write_to or "redis"
         chunk.message = msgspec.structs.replace(message, ref=ref, reply=reply, kept=None)
 
-    def invalidate(self) -> None:
-        """Redis may have lost whatever it was given."""
+    def invalidate(self, shards: Collection[int]) -> None:
+        """These may have lost whatever they were given."""
         for chunk in self.open.values():
-            chunk.published = False
+            if shard_of(chunk.queue) in shards:
+                chunk.published = False
 
     def close(self) -> None:
         """Forget what is still open."""
-        self._channel.forget([ref for chunk in self.open.values() for ref in chunk.refs])
+        for chunk in self.open.values():
+            self._channel.forget(chunk.refs, chunk.queue)
 
     def _encode(self, rows: Rows, chunk: Chunk | ChunkMessage) -> list[bytes | memoryview]:
         """The payload of a chunk's rows; one that cannot travel fails alone, where rows may.

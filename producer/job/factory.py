@@ -12,8 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from producer.broker.job_channel import JobChannel
 from producer.job import prometheus
-from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
 from producer.job.job_context import JobContext
@@ -148,9 +148,8 @@ def make_job(
     part_queue = PartQueue(spec.options.max_waiting_bytes)
 
     def make_run(feed: Feed, spec: JobSpec, differed: dict[str, Differed]) -> Runner:
-        channel = BrokerChannel(str(settings.broker_url), settings, job_id, spec.store)
-        channel.headers = trace.headers
-        channel.folder = spec.options.write_to.folder if spec.options.write_to else ""
+        folder = spec.options.write_to.folder if spec.options.write_to else ""
+        channel = JobChannel(str(settings.broker_url), settings, job_id, spec.store, trace.headers, folder)
         timeline = Timeline()
         summary = timeline.summary
         summary.settings, summary.versions = job_settings(settings, chunk_sizer, spec), versions_here()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.job_channel import JobChannel
 from producer.job.chunk_feeds import Feed
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
@@ -37,7 +37,7 @@ class JobContext:
 
     spec: JobSpec
     record: JobRecord
-    channel: BrokerChannel
+    channel: JobChannel
     feed: Feed
     ledger: Ledger
     failures: Failures

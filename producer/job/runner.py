@@ -14,8 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-import redis
-
 from producer.job.collector import Collector
 from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
@@ -26,7 +24,6 @@ from producer.records.job_store import JobState
 from producer.records.ledger import warn_nonfinite
 from producer.records.timeline import Outcome
 from producer.rows.assemble import ResultArrays
-from producer.scheduling import redis_backoff
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.window import CHUNKS_PER_SLOT, Window
 from tasks.protocol.messages import Answer, Failure, Outputs, PartRef
@@ -72,7 +69,7 @@ class Runner:
         self._resender = Resender(context, self._dispatcher)
         self._space = SpaceWait(context.id, self._dispatcher)
         self._answers: deque[Answer] = deque()
-        self._run_id, self._cancelled, self._tries = "", False, 0
+        self._has_begun, self._cancelled, self._tries = False, False, 0
 
     @property
     def slots(self) -> list[SlotRecord]:
@@ -123,7 +120,7 @@ class Runner:
     def _loop(self) -> None:
         while True:
             try:
-                if not self._run_id:
+                if not self._has_begun:
                     self._begin()
                 self._send()
                 if self._is_over():
@@ -132,9 +129,10 @@ class Runner:
                 self._look_around()
                 self._resender.late()
                 self._space.look()
+                self._heed_lost()
                 self._tries = 0
             except BrokerError as error:
-                if isinstance(error, BrokerRefusedError) and not self._run_id:
+                if isinstance(error, BrokerRefusedError) and not self._has_begun:
                     raise  # it has never been otherwise
                 self._wait_for_redis(error)
 
@@ -144,7 +142,9 @@ class Runner:
         elif self._reporter.update()[0] is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
         self.window.leave_room(self._channel.redis_room())
-        self._run_id = self._channel.run_id()
+        self._channel.look()
+        self._channel.lost.clear()
+        self._has_begun = True
         now = time.monotonic()
         self._resender.liveness.is_due(now)
         self._resender.look(now)  # when records expire tells a worker that ends soon from one that was killed
@@ -226,12 +226,13 @@ class Runner:
         state, lost = self._reporter.update()
         if state is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
-        run_id, self._run_id = self._run_id, self._channel.run_id()
-        if lost or run_id != self._run_id:
-            self._invalidate()
+        self._channel.look()
+        self._channel.lost |= lost
+        self._heed_lost()
         self._resender.look(now)
         self.context.timeline.look(liveness.slots)
-        if absence := liveness.absence(now, needed=bool(self._dispatcher.open)):
+        # A shard that is away may have the workers; what does not answer does not count.
+        if absence := liveness.absence(now, needed=bool(self._dispatcher.open) and self._channel.is_whole):
             raise NoWorkerError(self._how_far(f"ends: {absence}"))
 
     def _wait_for_redis(self, error: BrokerError) -> None:
@@ -243,21 +244,24 @@ class Runner:
 
         self.context.watch()
         logger.warning("job %s waits: %s", self.context.id, error)
-        redis_backoff.wait_for_redis(self._channel.url, self._tries, self._part_queue.wake, is_over)
+        self._channel.wait_until_up(self._tries, self._part_queue.wake, is_over)
         self._tries += 1
         if self._cancelled:
             raise JobCancelledError(self._how_far("was cancelled"))
         was_away = not isinstance(error, BrokerFullError)
         if was_away:
             logger.warning("job %s goes on", self.context.id)
-            self._invalidate()
+            self._channel.lost = self._channel.all_shards()
+            self._heed_lost()
         self._resender.liveness.look_at_once(time.monotonic(), was_away=was_away)
 
-    def _invalidate(self) -> None:
-        """Redis may have lost whatever it was given."""
-        self._channel.invalidate()
-        self._dispatcher.invalidate()
-        self._reporter.invalidate()
+    def _heed_lost(self) -> None:
+        """Shards may have lost whatever they were given."""
+        if self._channel.lost:
+            lost, self._channel.lost = self._channel.lost, set()
+            self._channel.invalidate(lost)
+            self._dispatcher.invalidate(lost)
+            self._reporter.invalidate()
 
     def _how_far(self, what: str) -> str:
         rows = "?" if self.context.feed.rows is None else self.context.feed.rows
@@ -283,7 +287,7 @@ class Runner:
                 self._reporter.finish(self.state, str(error or ""))
             self._dispatcher.close()
             self._channel.forget_job()
-        except (redis.RedisError, CeleriacError) as unreachable:
+        except CeleriacError as unreachable:
             # The keys' time to live takes care of them.
             logger.warning("job %s: cannot tell Redis that it ended: %s", self.context.id, unreachable)
         self._channel.close()

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from producer.broker.broker_channel import BrokerChannel
 from producer.detached.plan import RedisBudget, choose_chunk_rows
-from producer.job.broker_channel import BrokerChannel
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
 from producer.job.job import Job

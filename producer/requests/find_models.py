@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from producer.broker.shards import ask_each, slots_on
 from producer.scheduling import model_pinning
 from producer.scheduling.preparing_workers import Awaited
+from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import Sealer
-from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
 from worker_config.broker import redacted
 from worker_config.errors import NoWorkerError, RequestTimeoutError, UnknownModelError
@@ -50,22 +51,28 @@ class ModelFinder:
         closed, key_ids = self._closed, Sealer(self._settings.signing_key).key_ids
         awaited = Awaited(dict.fromkeys(names, ""))
         self._watch()
-        with broker_errors(url), connect(url) as client:
-            while True:
-                # Read at once: a worker has slots by the time at which it no longer prepares.
-                workers, preparing, _ = read_all(client)
-                slots = [slot for slots in workers.values() for slot in slots]
-                try:
-                    infos = model_pinning.pin(names, slots, key_ids)
-                    return infos, model_pinning.usable(slots, model_pinning.refs(infos))
-                except (NoWorkerError, UnknownModelError) as error:
-                    comes, now = awaited.look(preparing), time.monotonic()
-                    if comes and until is not None and now >= until:
-                        raise RequestTimeoutError(f"the time limit is up{awaited.seen(preparing)}") from None
-                    if not (comes and self._timeout_seconds) and (slots or now >= deadline):
-                        where = f"; looked at {redacted(url)}"
-                        raise type(error)(f"{error}{where}{awaited.seen(preparing)}") from None
-                self._watch()
-                if self._closed != closed:
-                    raise NoWorkerError("the client was closed while it waited for a worker")
-                time.sleep(POLL_SECONDS)
+        while True:
+            slots, preparing = self._look(url)
+            try:
+                infos = model_pinning.pin(names, slots, key_ids)
+                return infos, model_pinning.usable(slots, model_pinning.refs(infos))
+            except (NoWorkerError, UnknownModelError) as error:
+                comes, now = awaited.look(preparing), time.monotonic()
+                if comes and until is not None and now >= until:
+                    raise RequestTimeoutError(f"the time limit is up{awaited.seen(preparing)}") from None
+                if not (comes and self._timeout_seconds) and (slots or now >= deadline):
+                    where = f"; looked at {redacted(url)}"
+                    raise type(error)(f"{error}{where}{awaited.seen(preparing)}") from None
+            self._watch()
+            if self._closed != closed:
+                raise NoWorkerError("the client was closed while it waited for a worker")
+            time.sleep(POLL_SECONDS)
+
+    def _look(self, url: str) -> tuple[list[SlotRecord], dict[str, Preparing]]:
+        """All slots, and workers that prepare; read at once: one has slots by the time at which it prepares no more."""
+        slots: list[SlotRecord] = []
+        preparing: dict[str, Preparing] = {}
+        for shard, (workers, its, _) in ask_each(url, read_all).items():
+            slots += [slot for of_worker in workers.values() for slot in slots_on(shard, of_worker)]
+            preparing |= its
+        return slots, preparing

@@ -23,11 +23,12 @@
     celeriac:worker:WORKER       hash    one field per slot: what its child holds; `main`: what the worker tells;
                                          `preparing`: what it does before it has slots
     celeriac:workers             set     every WORKER, as NAME@HOST:TOKEN
+    celeriac:homes               hash    `workers`: how many have asked so far which shard is theirs, of several
     celeriac:draining            set     those that drain, which are not among them, for people to see
 
 Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests
-`REQUEST_TTL_SECONDS`, the worker's `WORKER_TTL_SECONDS`, who shares a queue and what was refused
-`QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted
+`REQUEST_TTL_SECONDS`, the worker's `WORKER_TTL_SECONDS`, who shares a queue, what was refused and
+who has asked for a shard `QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted
 (`tasks/transport/queues.py`).
 """
 
@@ -42,6 +43,7 @@ JOBS = f"{KEY_PREFIX}jobs"
 QUEUES = f"{KEY_PREFIX}queues"
 WORKERS = f"{KEY_PREFIX}workers"
 DRAINING = f"{KEY_PREFIX}draining"
+HOMES = f"{KEY_PREFIX}homes"
 # Celery's own: the messages that are not acknowledged, by the tags of their deliveries; the tags by time.
 UNACKED = f"{KEY_PREFIX}unacked"
 UNACKED_INDEX = f"{KEY_PREFIX}unacked_index"

@@ -19,10 +19,10 @@ from celery.worker.request import Request
 
 from tasks.protocol.chunk_args import from_args
 from tasks.protocol.messages import OnError
+from tasks.recovery import child_death
 from tasks.recovery.delivery_log import DeliveryLog
 from tasks.recovery.poison_rows import ChildDeath
 from tasks.telemetry.logs import about
-from tasks.worker import child_death
 from tasks.worker.main_process import main_process
 from worker_config.errors import CeleriacError
 

@@ -36,6 +36,7 @@ from tasks.preparation.prepare import prepare_all
 from tasks.protocol.records import SlotRecord, WorkerFacts, facts_of
 from tasks.protocol.rights import WORKER
 from tasks.protocol.seal import Sealer
+from tasks.recovery.child_death import answer_for_child
 from tasks.serving.slot_pool import slot_pool
 from tasks.snapshots import cache, spool_mark
 from tasks.snapshots.fetch_models import use_fetched
@@ -48,12 +49,11 @@ from tasks.transport import queues, run_folder, worker_registry
 from tasks.transport.connection import connect, know_errors_of_all, wait_until_up
 from tasks.transport.rights import check_rights
 from tasks.worker import control_guard, fork_guard, inspection, reconnect, refused, reload
-from tasks.worker.child_death import answer_for_child
 from tasks.worker.drain import change_queues
 from tasks.worker.graceful_shutdown import GracefulShutdown
 from tasks.worker.reload import Reloader, ReloadRequest, heed_hangup, read_entries
 from tasks.worker.task_events import TaskEvents
-from worker_config.broker import queue_of
+from worker_config.broker import queue_of, shard_urls
 from worker_config.environment import settle_models, unheeded_celery
 from worker_config.errors import CeleriacError, ConfigError, WorkerStartError
 from worker_config.manifest import read_memory_limit
@@ -203,7 +203,9 @@ def request_reload(app: Any) -> bool:
 
 def _settle_libraries(threads: int, broker_url: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    of_celery = (name for name in unheeded_celery(os.environ) if os.environ[name] != broker_url)  # `-b` sets one
+    of_celery = (
+        name for name in unheeded_celery(os.environ) if broker_url not in shard_urls(os.environ[name])
+    )  # `-b` sets one
     if unheeded := [*of_celery, *settle_models(os.environ)]:
         say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 

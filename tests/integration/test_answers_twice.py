@@ -11,7 +11,7 @@ import redis
 from redis.connection import AbstractConnection as Connection
 
 from producer import Client
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from tasks.child.chunk_payload import PayloadStore, Places
 from tasks.protocol import keys
 from tasks.protocol.messages import Answer, ChunkMessage, InlineRef, ModelRef, Outputs, PartRef, PartsReply

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from producer.records import job_store
 from producer.rows.part import Part
 from tasks.protocol import keys
@@ -86,7 +86,7 @@ def check_nothing_is_left(system: System, job_id: str) -> None:
 def test_what_comes_before_the_damage_is_handed_over(
     system: System, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Damage, store: Any
 ) -> None:
-    monkeypatch.setattr("producer.job.broker_channel.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
+    monkeypatch.setattr("producer.broker.broker_channel.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
     job = client.submit(damage.model, damage.make(tmp_path), chunk_rows=CHUNK_ROWS, store=store)
 
     check_ends_after(system, job, damage.rows, InputError, *damage.words)

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from producer import Client, Job, JobState
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child import execute_chunk
 from tasks.child.bootstrap import Child

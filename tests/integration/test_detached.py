@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from producer import Client, JobState
+from producer.broker.broker_channel import BrokerChannel
 from producer.detached.submit import send
-from producer.job.broker_channel import BrokerChannel
 from producer.records import job_store
 from tasks.child.bootstrap import Child
 from tasks.child.chunk_payload import PayloadStore, Places

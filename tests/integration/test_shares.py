@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 import redis
 
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from producer.records import job_store, turns
 from producer.scheduling.priority import WEIGHTS
 from producer.scheduling.window import CHUNKS_PER_SLOT

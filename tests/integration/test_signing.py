@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from producer import Client
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from producer.scheduling import model_pinning
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import Outputs, pack

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from producer import Client
-from producer.job.broker_channel import BrokerChannel
+from producer.broker.broker_channel import BrokerChannel
 from producer.outputs.predict_to_sink import predict_to_sink
 from producer.outputs.run_options import RunOptions
 from producer.outputs.summary import PredictionFailedError
@@ -142,7 +142,7 @@ def test_every_source_takes_every_way(
     client: Client, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, store: Any
 ) -> None:
     data = KINDS[name].make(tmp_path)
-    monkeypatch.setattr("producer.job.broker_channel.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
+    monkeypatch.setattr("producer.broker.broker_channel.MAX_INLINE_BYTES", 0)  # small rows would ride in the message
     refs = seen_refs(monkeypatch)
 
     predictions = client.predict(KINDS[name].model, data, chunk_rows=CHUNK_ROWS, store=store)

@@ -45,7 +45,13 @@ from tasks.transport.spool import ReusableBuffer
 from tasks.transport.task_message import task_message
 from tasks.transport.worker_registry import read_all, seconds_left
 from worker_config.errors import MessageError, PayloadError, SealError
-from worker_config.retry_policy import BLOCK_SECONDS, JOB_COMMAND_RETRIES
+from worker_config.retry_policy import (
+    BLOCK_SECONDS,
+    JOB_COMMAND_RETRIES,
+    SHARD_COMMAND_RETRIES,
+    SHARD_TIMEOUT_SECONDS,
+    SOCKET_TIMEOUT_SECONDS,
+)
 from worker_config.settings import Settings
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -57,7 +63,10 @@ USABLE_SHARE = 0.75
 
 
 class BrokerChannel:
-    """Connections of one job; used by the job's thread alone, but for its `measures`.
+    """Connections of one job to one server; used by the job's thread alone, but for its `measures`.
+
+    Args:
+        one_of_several: shards, so that a server that fails is not waited for.
 
     Attributes:
         headers: of the Celery messages; they name the trace that the job belongs to.
@@ -65,10 +74,15 @@ class BrokerChannel:
         damaged: answers and outputs that were not as they had been written.
     """
 
-    def __init__(self, url: str, settings: Settings, job: str, store: StoreName = "redis") -> None:
+    def __init__(
+        self, url: str, settings: Settings, job: str, store: StoreName = "redis", *, one_of_several: bool = False
+    ) -> None:
         self.url = url
         self.headers: dict[str, str] = {}
-        self.client: redis.Redis = connect(url, retries=JOB_COMMAND_RETRIES)
+        retries, seconds = JOB_COMMAND_RETRIES, SOCKET_TIMEOUT_SECONDS
+        if one_of_several:
+            retries, seconds = SHARD_COMMAND_RETRIES, SHARD_TIMEOUT_SECONDS
+        self.client: redis.Redis = connect(url, retries=retries, timeout_seconds=seconds)
         self.settings = settings
         self.sealer: Sealer = Sealer(settings.signing_key)
         self.damaged: int = 0
@@ -145,13 +159,26 @@ class BrokerChannel:
 
     def take_answers(self, wait_seconds: float = BLOCK_SECONDS) -> list[Answer]:
         """The answers that have come, after waiting up to `wait_seconds` for the first."""
-        key = keys.results(self._job)
+        if came := self.take_ready():
+            return came
         with broker_errors(self.url):
-            came = cast("list[bytes] | None", self.client.lpop(key, ANSWERS_AT_ONCE))
-            if not came:
-                first = cast("tuple[bytes, bytes] | None", self.client.blpop([key], timeout=wait_seconds))
-                came = [first[1]] if first else []
-        return [answer for data in came if (answer := self._opened(data))]
+            first = cast("tuple[bytes, bytes] | None", self.client.blpop([self.results], timeout=wait_seconds))
+        return self.opened([first[1]] if first else [])
+
+    def take_ready(self) -> list[Answer]:
+        """The answers that have come."""
+        with broker_errors(self.url):
+            came = cast("list[bytes] | None", self.client.lpop(self.results, ANSWERS_AT_ONCE))
+        return self.opened(came or [])
+
+    @property
+    def results(self) -> str:
+        """The list of answers."""
+        return keys.results(self._job)
+
+    def opened(self, items: Iterable[bytes]) -> list[Answer]:
+        """The answers that stand in items of the list."""
+        return [answer for data in items if (answer := self._opened(data))]
 
     def _opened(self, data: bytes) -> Answer | None:
         """An answer; of one that was damaged, a failure that has its chunk sent again, if it can be seen which that is.
