@@ -105,6 +105,10 @@ class JobChannel:
         with self._trying(shard), broker_errors(self._channels[shard].url):
             do(self._channels[shard].client)
 
+    def is_up(self, queue: str) -> bool:
+        """Whether a chunk may be sent to this queue."""
+        return shard_of(queue) not in self._outages
+
     def put(self, index: int, parts: Parts, queue: str, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
         shard = shard_of(queue)
@@ -179,9 +183,12 @@ class JobChannel:
         Those of a file stand in `buffer`, where one is given.
         """
         shard = _shard_of_ref(answer.ref)
-        if shard not in self._outages:
-            with self._trying(shard):
-                return self._channels[shard].load(answer, buffer)
+        if isinstance(answer.ref, RedisRef):
+            if shard in self._outages:
+                return None
+            answer = msgspec.structs.replace(answer, ref=RedisRef(answer.ref.key))
+        with self._trying(shard):
+            return self._channels[shard].load(answer, buffer)
         return None
 
     def load_into(self, answer: Outputs, parts: Parts) -> bool:

@@ -72,7 +72,7 @@ class Dispatcher:
         self._chunk_sizer = chunk_sizer
         spec = context.spec
         self.window = Window(len(spec.slots))
-        self._balancer = LoadBalancer(spec.slots)
+        self._balancer = LoadBalancer(spec.slots, context.channel.is_up)
         self._models = spec.models
         self._is_new = True
         write_to = spec.options.write_to

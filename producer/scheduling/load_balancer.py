@@ -8,16 +8,20 @@ Workers with one model set share a queue; those of another set that has the job'
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from tasks.protocol.records import SlotRecord
 
 
 class LoadBalancer:
-    """The queues of one job, with the slots that take chunks from each, and the chunks that are in flight there."""
+    """The queues of one job, with the slots that take chunks from each, and the chunks that are in flight there.
 
-    def __init__(self, slots: Iterable[SlotRecord]) -> None:
+    `is_up` tells whether a queue's server is; a queue of one that is not is chosen where there is no other.
+    """
+
+    def __init__(self, slots: Iterable[SlotRecord], is_up: Callable[[str], bool] = lambda _: True) -> None:
+        self._is_up = is_up
         self._slots: Mapping[str, float] = {}
         self._in_flight: Counter[str] = Counter()
         self.update(slots)
@@ -32,7 +36,8 @@ class LoadBalancer:
 
     def choose(self) -> str:
         """The queue for one chunk, which then is in flight there; the larger one where several have as few."""
-        queue = min(self._slots, key=lambda name: (self._in_flight[name] + 1) / self._slots[name])
+        queues = list(filter(self._is_up, self._slots)) or self._slots
+        queue = min(queues, key=lambda name: (self._in_flight[name] + 1) / self._slots[name])
         self._in_flight[queue] += 1
         return queue
 

@@ -1,0 +1,145 @@
+"""Jobs over several Redis servers: rows come out right, whichever of them dies, stands still, or comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from producer import Client, Job
+from tasks.protocol import keys
+from tests.manifests import write_manifest
+from tests.shards import Shards, sharded
+from tests.waiting import wait_for_job, wait_until
+
+COUNT = 3
+CHUNKS = 90
+HELD = """
+import time
+from pathlib import Path
+
+
+def held(rows):
+    while (Path(__file__).parent / "hold").exists():
+        time.sleep(0.01)
+    return rows + 1
+"""
+SMALL = np.arange(CHUNKS, dtype=np.float64).reshape(-1, 1)
+# Too large for a message: payloads and outputs are keys of their shard.
+LARGE = np.random.default_rng(5).random((CHUNKS, 20_000))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Iterator[Shards]:
+    (tmp_path / "held_model.py").write_text(HELD)
+    manifest = write_manifest(tmp_path, {"held": "held_model:held"})
+    with sharded(tmp_path, COUNT, manifest) as shards:
+        yield shards
+
+
+@pytest.fixture
+def client(shards: Shards) -> Iterator[Client]:
+    with closing(Client(settings=shards.settings())) as client:
+        yield client
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Path:
+    """While it is there, chunks that have begun do not end."""
+    (tmp_path / "hold").touch()
+    return tmp_path / "hold"
+
+
+def in_the_middle(client: Client, rows: np.ndarray) -> Job:
+    """A job whose window is full; none of its chunks is answered."""
+    job = client.submit("held", rows, chunk_rows=1)
+    wait_until(lambda: job.ledger.chunks_sent >= 4 * 2 * COUNT, "the window is full")
+    return job
+
+
+def check_whole(job: Job, rows: np.ndarray) -> None:
+    np.testing.assert_array_equal(job.result(), rows + 1)
+    wait_for_job(job)
+    job.ledger.check()
+    assert job.ledger.predicted == len(rows)
+
+
+def chunks_run(shards: Shards) -> list[int]:
+    """By shard, how many chunks its workers have run."""
+    outputs = ["".join(worker.output() for worker in system.workers) for system in shards.systems]
+    return [output.count("succeeded in") for output in outputs]
+
+
+def check_nothing_left(shards: Shards, job: Job) -> None:
+    for system in shards.systems:
+        if system.redis.process and system.redis.process.poll() is None:
+            own = {keys.job(job.id).encode(), keys.timeline(job.id).encode()}
+            with system.admin() as server:
+                wait_until(
+                    lambda server=server, own=own: set(server.scan_iter(f"{keys.job(job.id)}*")) <= own,
+                    "nothing of the job is left",
+                )
+
+
+@pytest.mark.parametrize("rows", [SMALL, LARGE], ids=["in messages", "in keys"])
+def test_chunks_spread_over_all(shards: Shards, client: Client, rows: np.ndarray) -> None:
+    job = client.submit("held", rows, chunk_rows=1)
+    check_whole(job, rows)
+    assert not shards.systems[0].resent(job.id)
+    wait_until(lambda: sum(chunks_run(shards)) >= CHUNKS, "the logs tell of all chunks")
+    assert min(chunks_run(shards)) > CHUNKS / COUNT / 2, chunks_run(shards)
+    check_nothing_left(shards, job)
+
+
+@pytest.mark.parametrize("rows", [SMALL, LARGE], ids=["in messages", "in keys"])
+@pytest.mark.parametrize("victim", range(COUNT))
+def test_one_that_is_killed(shards: Shards, client: Client, rows: np.ndarray, victim: int, hold: Path) -> None:
+    job = in_the_middle(client, rows)
+    shards.systems[victim].redis.stop()
+    first = shards.systems[0 if victim else 1]
+    wait_until(lambda: job.ledger.chunks_sent_again, "its chunks are sent elsewhere")
+    hold.unlink()
+    check_whole(job, rows)
+    assert 0 < len(first.resent(job.id)) <= job.ledger.chunks_sent / COUNT + 1, job.ledger
+    check_nothing_left(shards, job)
+
+
+def test_one_that_comes_back_empty_is_used_again(shards: Shards, client: Client, hold: Path) -> None:
+    rows = np.arange(10 * CHUNKS, dtype=np.float64).reshape(-1, 1)
+    job = in_the_middle(client, rows)
+    victim = shards.systems[1]
+    victim.redis.stop()
+    wait_until(lambda: job.ledger.chunks_sent_again, "its chunks are sent elsewhere")
+    victim.redis.start()
+    wait_until(lambda: len(victim.slots()) == 2, "its worker is back")
+    wait_until(lambda: any(slot.queue.endswith("@1") for slot in job._runner.run.slots), "the job knows of it")
+    before = chunks_run(shards)[1]
+    hold.unlink()
+    check_whole(job, rows)
+    wait_until(lambda: chunks_run(shards)[1] > before + 2, "its worker has run chunks again")
+
+
+def test_one_that_stands_still(shards: Shards, client: Client, hold: Path) -> None:
+    job = in_the_middle(client, LARGE)
+    victim = shards.systems[2].redis.pid
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        hold.unlink()
+        check_whole(job, LARGE)
+    finally:
+        os.kill(victim, signal.SIGCONT)
+
+
+def test_all_that_are_away_are_waited_for(shards: Shards, client: Client, hold: Path) -> None:
+    job = in_the_middle(client, SMALL)
+    for system in shards.systems:
+        system.redis.stop()
+    hold.unlink()
+    shards.systems[2].redis.start()
+    wait_until(lambda: len(shards.systems[2].slots()) == 2, "its worker is back")
+    check_whole(job, SMALL)
