@@ -18,6 +18,7 @@ from producer.requests.async_channel import AsyncChannel
 from producer.requests.by_job import outputs_by_job
 from producer.requests.forks import tell_of_forks
 from producer.requests.loop_rows import LoopRows
+from producer.requests.shards import ShardFinder, least_waiting
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.requests.targets import Targets
 from producer.rows.part import OutputTree
@@ -74,9 +75,10 @@ class AsyncClient:
         self._begin()
 
     def _begin(self) -> None:
-        self._targets = Targets(self._client._find)
+        self._finder = ShardFinder(self._client.broker_url, self._client._find)
+        self._targets = [Targets(self._finder.on(shard)) for shard in range(len(self._finder.urls))]
         self._threads = ThreadPoolExecutor(MAX_THREADS, "celeriac-async")
-        self._channels: dict[asyncio.AbstractEventLoop, AsyncChannel] = {}
+        self._channels: dict[asyncio.AbstractEventLoop, dict[int, AsyncChannel]] = {}
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -88,11 +90,12 @@ class AsyncClient:
         """Cancel what still runs, and wait until nothing of it is left behind."""
         channels, self._channels = self._channels, {}
         own = channels.pop(asyncio.get_running_loop(), None)
-        for loop, channel in channels.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(channel.end)
-        if own is not None:
-            await own.close()
+        for loop, its in channels.items():
+            for channel in its.values():
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(channel.end)
+        for channel in (own or {}).values():
+            await channel.close()
         await asyncio.to_thread(self._client.close)
         self._threads.shutdown(wait=False)
 
@@ -152,7 +155,7 @@ class AsyncClient:
             data, policy = open_source(data), make_policy(**failing_of(options))
             try:
                 form = Form(returns, frame_of(data))
-                return await self._channel().predict(names, data, policy, until, form)
+                return await (await self._channel(names)).predict(names, data, policy, until, form)
             except NeedsJobError:
                 pass  # the job is none of its `except` clause: errors would tell of it
         running = _Running()
@@ -227,16 +230,20 @@ class AsyncClient:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _channel(self) -> AsyncChannel:
-        """That of the loop that runs."""
+    async def _channel(self, names: list[str]) -> AsyncChannel:
+        """That of the loop that runs, to a shard whose workers hold these models."""
         loop = asyncio.get_running_loop()
-        channel = self._channels.get(loop)
-        if channel is None or channel.has_ended:
+        slots = self._finder.known(names)
+        if slots is None:
+            slots = await self._in_thread(partial(self._finder.slots, names))
+        channels = self._channels.setdefault(loop, {})
+        shard = least_waiting(slots, lambda one: channels[one].waiting if one in channels else 0)
+        if shard not in channels or channels[shard].has_ended:
             for other in [other for other in self._channels.copy() if other.is_closed()]:
                 del self._channels[other]
-            channel = AsyncChannel(self._client.broker_url, self._sealer, self._targets, self._threads)
-            self._channels[loop] = channel
-        return channel
+            url, targets = self._finder.urls[shard], self._targets[shard]
+            channels[shard] = AsyncChannel(url, self._sealer, targets, self._threads)
+        return channels[shard]
 
 
 class _Running:

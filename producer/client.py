@@ -22,7 +22,7 @@ from producer.records.job_names import find_named
 from producer.requests.by_job import outputs_by_job
 from producer.requests.find_models import ModelFinder
 from producer.requests.forks import close_at_exit, tell_of_forks
-from producer.requests.request_client import RequestClient
+from producer.requests.request_client import RequestClients
 from producer.requests.small import NeedsJobError, failing_of, is_request
 from producer.rows.part import OutputTree
 from producer.rows.returned import Form, Frame, Returns
@@ -47,7 +47,7 @@ from tasks.protocol.records import ModelInfo
 from tasks.protocol.rights import PRODUCER
 from tasks.protocol.seal import Sealer
 from tasks.transport.rights import check_rights
-from worker_config.broker import check_broker_url, shard_urls
+from worker_config.broker import check_broker_url
 from worker_config.errors import ConfigError
 from worker_config.retry_policy import WORKER_TIMEOUT_SECONDS
 from worker_config.settings import Settings
@@ -88,7 +88,7 @@ class Client(OutputClient):
         self._settings = replace(settings, broker_url=url)
         self._worker_timeout_seconds, self._watch = worker_timeout_seconds, watch
         self._find = ModelFinder(self._settings, worker_timeout_seconds, watch)
-        self._requests = RequestClient(shard_urls(url)[0], Sealer(settings.signing_key), self._find)
+        self._requests = RequestClients(url, Sealer(settings.signing_key), self._find)
         self._jobs: dict[str, Job] = {}  # that run; each leaves at its end, so that its outputs go with who holds it
         tracing.start(settings.trace_exporters)  # before our own end is registered, so that it ends after it
         for_each(url, lambda one: check_rights(one, PRODUCER))

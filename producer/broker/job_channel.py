@@ -187,9 +187,10 @@ class JobChannel:
             if shard in self._outages:
                 return None
             answer = msgspec.structs.replace(answer, ref=RedisRef(answer.ref.key))
+        payload: memoryview | None = None
         with self._trying(shard):
-            return self._channels[shard].load(answer, buffer)
-        return None
+            payload = self._channels[shard].load(answer, buffer)
+        return payload
 
     def load_into(self, answer: Outputs, parts: Parts) -> bool:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""

@@ -66,6 +66,11 @@ class AsyncChannel:
         """Whether it takes no requests any more."""
         return self._work.done()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their answers."""
+        return len(self._waiting.by_id)
+
     async def predict(
         self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None, form: Form
     ) -> Any:

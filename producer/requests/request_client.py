@@ -18,6 +18,7 @@ from typing import Any
 
 import redis
 
+from producer.requests.shards import ShardFinder, least_waiting
 from producer.requests.small import NeedsJobError, make, outputs_of, rows_for
 from producer.requests.targets import Find, Target, Targets
 from producer.requests.waiting import Waiting, WaitingList, by_queue, lost
@@ -38,8 +39,35 @@ from worker_config.errors import BusyError, RequestTimeoutError
 READ_SECONDS = 1.0
 
 
+class RequestClients:
+    """The requests of one client to all shards.
+
+    Args:
+        url: of the broker.
+        sealer: seals requests and opens answers.
+        find: the models, and the slots that hold them; waits for a worker.
+    """
+
+    def __init__(self, url: str, sealer: Sealer, find: Find) -> None:
+        self._finder = ShardFinder(url, find)
+        self._clients = [RequestClient(one, sealer, self._finder.on(at)) for at, one in enumerate(self._finder.urls)]
+
+    def predict(
+        self, names: list[str], source: Source | BatchSource, policy: ErrorBudget, until: float | None, form: Form
+    ) -> Any:
+        """The outputs for some rows; as `RequestClient.predict`."""
+        slots = self._finder.slots(names, until)
+        shard = least_waiting(slots, lambda one: self._clients[one].waiting)
+        return self._clients[shard].predict(names, source, policy, until, form)
+
+    def close(self) -> None:
+        """Give up the connections; what is asked for later connects again."""
+        for client in self._clients:
+            client.close()
+
+
 class RequestClient:
-    """The requests of one client; safe to share among threads, and with processes that are forked later.
+    """The requests of one client to one server; safe to share among threads, and with processes that are forked later.
 
     Args:
         url: of the broker.
@@ -55,6 +83,11 @@ class RequestClient:
         self._client = connect(url)
         self._database = address_of(url).database
         self._begin()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their answers."""
+        return len(self._waiting.by_id)
 
     def _begin(self) -> None:
         """With nothing of another process."""

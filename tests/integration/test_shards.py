@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from producer import Client, Job
+from producer import AsyncClient, Client, Job
 from tasks.protocol import keys
 from tests.manifests import write_manifest
 from tests.shards import Shards, sharded
@@ -143,3 +145,30 @@ def test_all_that_are_away_are_waited_for(shards: Shards, client: Client, hold: 
     shards.systems[2].redis.start()
     wait_until(lambda: len(shards.systems[2].slots()) == 2, "its worker is back")
     check_whole(job, SMALL)
+
+
+def test_requests_go_to_all(shards: Shards, client: Client) -> None:
+    with ThreadPoolExecutor(12) as threads:
+        outputs = list(threads.map(lambda row: client.predict("held", SMALL[row : row + 1]), range(CHUNKS)))
+    np.testing.assert_array_equal(np.concatenate(outputs), SMALL + 1)
+    for system in shards.systems:
+        with system.admin() as server:
+            # Workers, and Celery's own tools, subscribe to patterns.
+            assert server.info("commandstats").get("cmdstat_subscribe", {}).get("calls", 0) > 0
+
+
+def test_requests_go_elsewhere_when_one_is_killed(shards: Shards, client: Client) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        asked = [threads.submit(client.predict, "held", SMALL[row : row + 1]) for row in range(CHUNKS)]
+        wait_until(lambda: sum(one.done() for one in asked) > CHUNKS / 6, "some are answered")
+        shards.systems[0].redis.stop()
+        outputs = [one.result() for one in asked]
+    np.testing.assert_array_equal(np.concatenate(outputs), SMALL + 1)
+
+
+def test_requests_of_an_event_loop(shards: Shards) -> None:
+    async def ask() -> list[np.ndarray]:
+        async with AsyncClient(settings=shards.settings()) as client:
+            return await asyncio.gather(*(client.predict("held", SMALL[row : row + 1]) for row in range(CHUNKS)))
+
+    np.testing.assert_array_equal(np.concatenate(asyncio.run(ask())), SMALL + 1)
