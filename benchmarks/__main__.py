@@ -31,6 +31,7 @@ QUESTIONS = (
     "feeding",
     "dashboard",
     "split_writes",
+    "shards",
 )
 
 
