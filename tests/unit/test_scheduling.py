@@ -176,6 +176,17 @@ def test_chunks_are_spread_over_queues_in_proportion_to_slots() -> None:
     assert [queues.choose() for _ in range(3)] == [small.queue] * 3
 
 
+def test_a_chunk_goes_to_no_queue_of_a_server_that_is_away() -> None:
+    here, there = slot("w1", a="1"), slot("w2", a="1", b="1")
+    away = {there.queue}
+    queues = LoadBalancer([here, there, there], lambda queue: queue not in away)
+    assert {queues.choose() for _ in range(20)} == {here.queue}
+    away.clear()
+    assert queues.choose() == there.queue
+    away |= {here.queue, there.queue}
+    assert queues.choose() in away  # somebody has to wait for one of them
+
+
 def test_chunks_go_to_queues_of_slots_that_are_up_or_were_up_last() -> None:
     old, new = slot("w1", a="1"), slot("w2", a="1", b="1")
     queues = LoadBalancer([old])
