@@ -203,8 +203,7 @@ def test_the_requests_of_a_caller_that_is_gone_are_not_run(
         waiting(system, 1)
         (element,) = server.lrange(keys.requests(slot.queue), 0, -1)
         caller = requests.head_of(element).caller
-        requests_of = other._requests
-        assert requests_of is not None
+        (requests_of,) = other._requests._clients
         requests_of._pubsub.connection.disconnect()
         channel = keys.answers_channel(caller, 0)
         wait_until(lambda: server.pubsub_numsub(channel)[0][1] == 0, "nobody hears")
