@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import redis
@@ -23,12 +23,16 @@ _OUTLIVES = re.compile(rf"{KEY_PREFIX}(jobs|queues|sharing:.*|workers|worker:.*|
 
 def check_nothing_is_left(scene: Scene) -> None:
     """No message, payload, output, answer or file of the job."""
-    jobs = [scene.job_id(), *scene.dead_jobs]
-    wait_until(lambda: not _waiting(scene.server, jobs), "workers have drained the queues")
-    _come_back(scene.server, jobs)
-    wait_until(lambda: not _waiting(scene.server, jobs), "workers have drained what came back")
-    _eventually(lambda: _keys_left(scene.server, scene.arena.orphans))
+    check_nothing_is_left_of([scene.job_id(), *scene.dead_jobs], scene.server, scene.arena.orphans)
     _eventually(lambda: [path for path in scene.spool.glob("*/*") if path.parent.name not in scene.arena.orphans])
+
+
+def check_nothing_is_left_of(jobs: list[str], server: redis.Redis, orphans: Sequence[str] = ()) -> None:
+    """No message, payload, output or answer of these jobs; of the orphans, what will go by itself."""
+    wait_until(lambda: not _waiting(server, jobs), "workers have drained the queues")
+    _come_back(server, jobs)
+    wait_until(lambda: not _waiting(server, jobs), "workers have drained what came back")
+    _eventually(lambda: _keys_left(server, orphans))
 
 
 def check_ledger(scene: Scene, rows: int, ledger: dict[str, int]) -> None:
@@ -65,7 +69,7 @@ def _come_back(server: redis.Redis, jobs: list[str]) -> None:
     wait_until(gone, "no worker has a message of the job")
 
 
-def _keys_left(server: redis.Redis, orphans: list[str]) -> list[str]:
+def _keys_left(server: redis.Redis, orphans: Sequence[str]) -> list[str]:
     """Keys that should not be there; with a time to live, those of a killed producer's job may be, and what requests
     a killed worker had taken."""
     left = []

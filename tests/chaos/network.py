@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 from tests.waiting import is_alive, wait_until
@@ -28,18 +29,23 @@ _CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.a
 
 
 class Network:
-    """The hosts `redis` and HOSTS; all is taken down by `stop`, processes in them included."""
+    """The host `redis`, and those of workers and the producer; all is taken down by `stop`, with what runs there.
+
+    Attributes:
+        hosts: all but that of Redis.
+    """
 
     redis_options = ("--port", str(PORT), "--bind", "0.0.0.0", "--protected-mode", "no")  # noqa: S104
 
-    def __init__(self) -> None:
+    def __init__(self, worker_hosts: Sequence[str] = WORKER_HOSTS) -> None:
+        self.hosts = (*worker_hosts, PRODUCER_HOST)
         self._token = secrets.token_hex(2)
         self._names: list[str] = []
 
     def start(self) -> Network:
         """Make the hosts and their cables."""
         self._add("redis")
-        for number, host in enumerate(HOSTS):
+        for number, host in enumerate(self.hosts):
             self._add(host)
             here, there = self._name("redis"), self._name(host)
             run("ip", "link", "add", f"to-{host}", "netns", here, "type", "veth", "peer", "eth0", "netns", there)
@@ -66,7 +72,7 @@ class Network:
 
     def url(self, host: str) -> str:
         """The Redis, as a host sees it."""
-        return f"redis://{self._address(HOSTS.index(host))}:{PORT}/0"
+        return f"redis://{self._address(self.hosts.index(host))}:{PORT}/0"
 
     def cut(self, *hosts: str) -> None:
         """Take the cables of these hosts out at the other end: they hear nothing, and are told nothing."""
@@ -82,13 +88,14 @@ class Network:
 
     def reaches_redis(self, host: str) -> bool:
         """Whether a connection to Redis comes about."""
-        address = self._address(HOSTS.index(host))
+        address = self._address(self.hosts.index(host))
         command = [*self.on(host), sys.executable, "-c", _CONNECT, address, str(PORT)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def disturb(self, *options: str) -> str:
         """Let netem treat what leaves any host; returns why that cannot be, if it cannot."""
-        ends = [(self._name("redis"), f"to-{host}") for host in HOSTS] + [(self._name(host), "eth0") for host in HOSTS]
+        ends = [(self._name("redis"), f"to-{host}") for host in self.hosts]
+        ends += [(self._name(host), "eth0") for host in self.hosts]
         for name, device in ends:
             command = ["tc", "-n", name, "qdisc", "add", "dev", device, "root", "netem", *options]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
