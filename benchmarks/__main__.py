@@ -13,6 +13,7 @@ QUESTIONS = (
     "object_stores",
     "small_chunks",
     "chunk_cost",
+    "limits",
     "growth",
     "requests",
     "fair_shares",

@@ -42,4 +42,6 @@ def test_hosts_in_trouble_cost_no_row(cluster: Cluster, detached: bool) -> None:
     slow = [call.ended - call.begun for call in calls if call.pid in children[SLOW] and call.ended]
     assert min(slow) >= SLOW_TIMES * SIZE.chunk_seconds
     check_nothing_is_left_of([run.job], cluster.server)
-    wait_until(lambda: len(cluster.system.slots()) == SIZE.slots - SIZE.slots_each, "the slots of the dead are forgotten")
+    wait_until(
+        lambda: len(cluster.system.slots()) == SIZE.slots - SIZE.slots_each, "the slots of the dead are forgotten"
+    )
