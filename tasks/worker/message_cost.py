@@ -5,27 +5,31 @@ a chunk ends --> acknowledged, here --the next message comes, or 50 ms have pass
 When a chunk ends its child wants another one, of which Redis is told in any case: both are one command. Of a worker
 that is killed in between one chunk more comes again, and is dropped.
 
-kombu makes a client, with its table of all commands, for each transaction: here a channel keeps one. Celery has the
-system look at the pipes of all children for each message: here at those alone that may take it. And it keeps the timer
-of a chunk's time limit, 0.5 KB, until that time, however long ago the chunk has ended: here until the next look.
+kombu makes a client, with its table of all commands, for each transaction: here a channel keeps one, and a connection
+for what it does with each message, as redis-py takes twice as long to find one as to use it. A message is kept in Redis
+as it came, not encoded anew. Celery has the system look at the pipes of all children for each message, and then forget
+them all: here at those alone that may take it, and those that it knows. And it keeps the timer of a chunk's time limit,
+0.5 KB, until that time, however long ago the chunk has ended: here until the next look.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import redis
+from celery.concurrency import asynpool
 from kombu.transport import redis as transport
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
 from tasks.protocol import keys
 from tasks.transport import scripts
-from tasks.transport.connection import PASSING
+from tasks.transport.connection import LOST, PASSING
+from tasks.worker.refused import AsItCame
 
 LONGEST_SECONDS = 0.05
 LOOK_AT_TIMERS_SECONDS = 5.0
@@ -44,12 +48,19 @@ class Acknowledgements(transport.QoS):  # type: ignore[misc]
     def _client(self) -> redis.Redis:
         return redis.Redis(connection_pool=self.channel.pool)
 
+    @cached_property
+    def _connection(self) -> Any:
+        return self.channel.pool.get_connection()
+
     def append(self, message: Any, delivery_tag: str) -> None:
         """Have Redis hold a message, and hold those no more that are acknowledged."""
         delivery = message.delivery_info
-        item = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])
-        values = [time.time(), delivery_tag, item, *self._dirty]
-        scripts.run(self._client, "hold_message", [keys.UNACKED, keys.UNACKED_INDEX], values)
+        values = [time.time(), delivery_tag, _held(message._raw, delivery), *self._dirty]
+        asked = "hold_message", [keys.UNACKED, keys.UNACKED_INDEX], values
+        try:
+            scripts.run_on(self._connection, *asked)
+        except LOST:
+            scripts.run(self._client, *asked)  # which tries again, and knows where the server is now
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
@@ -97,7 +108,8 @@ def make_cheap(hub: Any, pool: Any) -> None:
     Acknowledgements.hub = hub
     transport.Channel.QoS = Acknowledgements
     transport.Channel._create_client = _keeping_client(transport.Channel._create_client)
-    hub.add, hub.remove_writer = _adding_free(hub.add, pool), _removing_known(hub.remove_writer, hub)
+    hub.remove_writer = _removing_known(hub.remove_writer, hub)
+    asynpool.iterate_file_descriptors_safely = _sparing(asynpool.iterate_file_descriptors_safely, hub, pool)
     hub.call_repeatedly(LOOK_AT_TIMERS_SECONDS, _forget_cancelled, hub.timer._queue)
 
 
@@ -113,14 +125,28 @@ def _keeping_client(create: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-def _adding_free(add: Callable[..., None], pool: Any) -> Callable[..., None]:
-    """Of the pipes to children, which are those that are consolidated, add none of a child that is busy."""
+def _held(raw: Any, delivery: Mapping[str, str]) -> str:
+    """A message as kombu holds it: with where it was sent, to be given back."""
+    place = [delivery["exchange"], delivery["routing_key"]]
+    if isinstance(raw, AsItCame):
+        return f"[{raw.text}, {dumps(place)[1:]}"
+    return str(dumps([raw, *place]))
 
-    def add_free(fd: Any, callback: Any, flags: int, args: Any = (), consolidate: bool = False) -> None:
-        if not (consolidate and fd in pool._pool._busy_workers):
-            add(fd, callback, flags, args, consolidate)
 
-    return add_free
+def _sparing(iterate: Callable[..., None], hub: Any, pool: Any) -> Callable[..., None]:
+    """Of the pipes to children, which are those that are consolidated, add none of a child that is busy; remove none
+    that is not there.
+    """
+
+    def iterate_few(fds: Any, source: Any, method: Any, *args: Any, **options: Any) -> None:
+        if method == hub.remove_writer:
+            fds = fds & hub.writers.keys()
+        elif options.get("consolidate"):
+            fds = fds - pool._pool._busy_workers
+        if fds:
+            iterate(fds, source, method, *args, **options)
+
+    return iterate_few
 
 
 def _removing_known(remove_writer: Callable[[Any], None], hub: Any) -> Callable[[Any], None]:
