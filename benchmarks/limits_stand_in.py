@@ -49,10 +49,11 @@ def stand_in(url: str, slot: SlotRecord, slots: int) -> Iterator[None]:
 
 
 @dataclass
-class _Answering:
-    """Makes answers; where rows are of one form, their outputs are encoded once."""
+class Answering:
+    """Makes answers of a slot, whose model gives rows back after so many seconds, as it says."""
 
     slot: SlotRecord
+    seconds: float = 0.25
     sealer: Sealer = field(default_factory=Sealer)
 
     def answer(self, raw: bytes) -> tuple[str, bytes]:
@@ -71,7 +72,7 @@ class _Answering:
             start=message.start,
             stop=message.stop,
             slot=f"{self.slot.worker}/{self.slot.slot}",
-            seconds=0.25,
+            seconds=self.seconds,
             ref=InlineRef(sealed),
             models=message.models,
             checksum=checksum([sealed]),
@@ -82,7 +83,7 @@ class _Answering:
 
 
 def _serve(url: str, slots: list[SlotRecord]) -> None:
-    client, answering, told_at = connect(url), _Answering(slots[0]), -HEARTBEAT_SECONDS
+    client, answering, told_at = connect(url), Answering(slots[0]), -HEARTBEAT_SECONDS
     queue = keys.queue(slots[0].queue)
     while True:
         if time.monotonic() - told_at > HEARTBEAT_SECONDS:

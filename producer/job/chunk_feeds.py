@@ -137,6 +137,8 @@ class SourceFeed(Feed):
         self._rows = source.rows if rows is None else min(rows, source.rows)
         super().__init__(source.label, self._rows, first_row, first_index)
         self._source = source
+        # Asked once: of a protocol Python asks for one attribute after the other.
+        self._splits = source if isinstance(source, SplitData) else None
         self.frame: object = frame_of(source)
         self._with_rows = with_rows
 
@@ -152,8 +154,8 @@ class SourceFeed(Feed):
     def _cut(self, rows: int, fixed: bool) -> tuple[Rows | None, int] | None:
         if self._is_used_up():
             return None
-        if isinstance(self._source, SplitData):
-            rows = self._source.cut_rows(self.next_row, rows, fixed=fixed)
+        if self._splits is not None:
+            rows = self._splits.cut_rows(self.next_row, rows, fixed=fixed)
         stop = min(self.next_row + rows, self._rows)
         return self._slice(self.next_row, stop) if self._with_rows else None, stop - self.next_row
 

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from producer.broker.broker_channel import ANSWERS_AT_ONCE
 from producer.job.collector import Collector
 from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
@@ -125,9 +126,10 @@ class Runner:
                 self._send()
                 if self._is_over():
                     return
-                self._take_answers()
+                took_all = self._take_answers()
                 self._look_around()
-                self._resender.late()
+                if took_all:
+                    self._resender.late()
                 self._space.look()
                 self._heed_lost()
                 self._tries = 0
@@ -170,8 +172,10 @@ class Runner:
             return False
         raise error
 
-    def _take_answers(self) -> None:
+    def _take_answers(self) -> bool:
+        """Whether those are all that there were; of others the chunks are not late, but this thread is."""
         self._answers.extend(self._wait_for_answers())
+        took_all = len(self._answers) < ANSWERS_AT_ONCE
         try:
             while self._answers:
                 self._collect(self._answers[0])
@@ -179,6 +183,7 @@ class Runner:
         finally:  # what came before a failure is the caller's to keep
             self.context.ledger.damaged = self._channel.damaged
             self._hand_over()
+        return took_all
 
     def _hand_over(self) -> None:
         for part in self._collector.join.pop_ready():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterator
 from multiprocessing import Pipe
 from types import SimpleNamespace
 
 import pytest
+from celery.concurrency import asynpool
 from kombu.asynchronous import ERR, WRITE, Hub
 from kombu.transport import redis as transport
+from kombu.utils.json import loads
 
 from tasks.worker import message_cost
+from tasks.worker.refused import AsItCame
 from tests.waiting import wait_until
 
 
@@ -20,13 +24,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     # What is patched for a whole process.
     monkeypatch.setattr(transport.Channel, "QoS", transport.Channel.QoS)
     monkeypatch.setattr(transport.Channel, "_create_client", transport.Channel._create_client)
+    monkeypatch.setattr(asynpool, "iterate_file_descriptors_safely", asynpool.iterate_file_descriptors_safely)
     monkeypatch.setattr(message_cost, "LOOK_AT_TIMERS_SECONDS", 0.01)
     hub = Hub()
     yield hub
     hub.close()
 
 
-def make_cheap(hub: Hub, busy: Collection[int] = ()) -> None:
+def make_cheap(hub: Hub, busy: Collection[int] = frozenset()) -> None:
     message_cost.make_cheap(hub, SimpleNamespace(_pool=SimpleNamespace(_busy_workers=busy)))
 
 
@@ -49,19 +54,28 @@ def test_timers_of_chunks_that_have_ended_are_forgotten_and_others_are_not(hub: 
 
 def test_a_busy_child_s_pipe_is_not_watched_until_it_is_free(hub: Hub) -> None:
     reading, writing = os.pipe()
-    busy = {writing}
+    busy, pipes = {writing}, {writing}
     make_cheap(hub, busy)
+
+    def watch() -> None:  # as Celery does before each turn while a message waits
+        asynpool.iterate_file_descriptors_safely(pipes, pipes, hub.add, None, WRITE | ERR, consolidate=True)
+
+    def forget() -> None:  # and while none does
+        asynpool.iterate_file_descriptors_safely(pipes, pipes, hub.remove_writer)
+
     try:
-        hub.add(writing, None, WRITE | ERR, consolidate=True)
+        watch()
         assert writing not in hub.writers
         busy.clear()
-        hub.add(writing, None, WRITE | ERR, consolidate=True)
+        watch()
         assert writing in hub.writers
         assert writing in dict(hub.poller.poll(1.0))
-        hub.remove_writer(writing)
+        forget()
         assert writing not in hub.writers
         assert not hub.poller.poll(0)
-        hub.remove_writer(writing)  # as Celery does for each message
+        forget()
+        hub.remove_writer(writing)  # after it has written
+        assert pipes == {writing}
     finally:
         os.close(reading)
         os.close(writing)
@@ -83,10 +97,18 @@ def test_the_pipe_of_a_child_that_ends_is_not_watched_any_more(hub: Hub) -> None
 def test_what_reads_is_watched_whoever_is_busy(hub: Hub) -> None:
     reading, writing = os.pipe()
     try:
-        make_cheap(hub, busy=[reading])
-        hub.add_reader(reading, print)
+        make_cheap(hub, busy={reading})
+        pipes = {reading}
+        asynpool.iterate_file_descriptors_safely(pipes, pipes, hub.add_reader, print, "*fd*")
         os.write(writing, b"x")
         assert reading in dict(hub.poller.poll(1.0))
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_a_message_is_held_as_it_came_and_as_celery_reads_it(hub: Hub) -> None:
+    text = '{"body": "e30=", "headers": {"id": "\\u00fc 1"}, "properties": {"delivery_tag": "t"}}'
+    place = {"exchange": "", "routing_key": 'a "queue"'}
+    for message in (AsItCame(json.loads(text), text), json.loads(text)):
+        assert loads(message_cost._held(message, place)) == [json.loads(text), "", 'a "queue"']
