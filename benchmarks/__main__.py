@@ -14,6 +14,7 @@ QUESTIONS = (
     "small_chunks",
     "chunk_cost",
     "limits",
+    "hosts",
     "growth",
     "requests",
     "fair_shares",
