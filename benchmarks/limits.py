@@ -231,6 +231,7 @@ def _worker(
     models = place / f"{model}.toml"
     models.write_text(f'[models.{model}]\npath = "models_of_limits:{model}"\nbatch_rows = 1\n')
     environ = {**for_worker(os.environ), "CELERIAC_BROKER_URL": url, "CELERIAC_MODELS": str(models)}
+    environ["TMPDIR"] = str(place)  # of what is killed, too, nothing is left elsewhere
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "-c", str(slots), "-n", f"{model}@%h"]
     log_path = place / f"{model}.log"
     with log_path.open("wb") as log:
