@@ -9,6 +9,8 @@ Chunks sleep, so that two cores carry a hundred slots.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -184,8 +186,18 @@ class Cluster:
         wait_until(ran, f"{chunks:.0f} chunks have run", 180, _LOOK_SECONDS)
 
     def _kill(self, host: str) -> None:
+        """With chunks in hand: it stands still while one looks whether it has any."""
         worker = self.workers.pop(host)
         pids = [worker.pid, *descendants_of(worker.pid)]
+
+        def caught() -> bool:
+            os.killpg(worker.pid, signal.SIGSTOP)
+            runs = any(call.ended is None and call.pid in pids for call in self.calls.read())
+            if not runs:
+                os.killpg(worker.pid, signal.SIGCONT)
+            return runs
+
+        wait_until(caught, "the worker runs a chunk")
         worker.stop()
         wait_until(lambda: not any(map(is_alive, pids)), "the worker and its children are dead")
 
