@@ -66,10 +66,15 @@ class Arena:
         self.manifest = write_manifest(folder, {"digits": digits | steps, NOW: digits})
         self.rows, self.model, self.wider = all_rows(), model, WIDER
 
+    @property
+    def url(self) -> str:
+        """What producers are given."""
+        return self.system.url
+
     def start(self) -> None:
         """Start the workers, and see what they make of all rows in peace."""
         self.bring_up(WORKERS)
-        with Client(self.system.url) as client:
+        with Client(self.url) as client:
             self.expected = client.predict("digits", self.rows, chunk_rows=8 * LARGE)
         np.testing.assert_allclose(self.expected, alone(self.model), rtol=1e-4, atol=1e-6)
 

@@ -20,7 +20,7 @@ class Callers:
 
     def __init__(self, arena: Arena, seed: int, timeout_seconds: float) -> None:
         self._arena = arena
-        self._client = Client(arena.system.url, worker_timeout_seconds=timeout_seconds)
+        self._client = Client(arena.url, worker_timeout_seconds=timeout_seconds)
         self._expected = alone(arena.model)[:, : len(alone(arena.model)[0]) // arena.wider]
         self._ended = threading.Event()
         self._wrong: list[BaseException] = []

@@ -31,51 +31,46 @@ ANSWERS_TTL_SECONDS = 600
 MARKER = "celeriac-chaos-marker"
 
 
-def inflict(scene: Scene, injury: Injury) -> Course:
-    """The course of an injury, not begun."""
-    return _COURSES[injury.kind](scene, injury)
-
-
 def at_once() -> bool:
     return True
 
 
 def child_killed(scene: Scene, injury: Injury) -> Course:
-    pid = _pick([pid for worker in scene.workers() for pid in descendants_of(worker.pid)], injury)
+    pid = pick([pid for worker in scene.workers() for pid in descendants_of(worker.pid)], injury)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the child is dead")
     yield at_once
 
 
 def child_stopped(scene: Scene, injury: Injury) -> Course:
-    pid = _pick([pid for worker in scene.workers() for pid in descendants_of(worker.pid)], injury)
+    pid = pick([pid for worker in scene.workers() for pid in descendants_of(worker.pid)], injury)
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: _stands_still(pid), "the child stands still")
-    yield _further(scene, injury)
+    yield further(scene, injury)
     if is_alive(pid):  # something else may have happened to it
         os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: not _has_status(pid, psutil.STATUS_STOPPED), "the child goes on")
+        wait_until(lambda: not has_status(pid, psutil.STATUS_STOPPED), "the child goes on")
 
 
 def worker_killed(scene: Scene, injury: Injury) -> Course:
-    scene.arena.kill(_pick(scene.workers(), injury))
+    scene.arena.kill(pick(scene.workers(), injury))
     another = scene.start_worker()
     yield lambda: scene.is_ready(another)
 
 
 def worker_stopped(scene: Scene, injury: Injury) -> Course:
-    worker = _pick(scene.workers(), injury)
+    worker = pick(scene.workers(), injury)
     pids = [worker.pid, *descendants_of(worker.pid)]
     os.killpg(worker.pid, signal.SIGSTOP)
     wait_until(lambda: all(map(_stands_still, pids)), "the worker stands still")
-    yield _further(scene, injury)
+    yield further(scene, injury)
     if worker.process.poll() is None:
         os.killpg(worker.pid, signal.SIGCONT)
-        wait_until(lambda: not _has_status(worker.pid, psutil.STATUS_STOPPED), "the worker goes on")
+        wait_until(lambda: not has_status(worker.pid, psutil.STATUS_STOPPED), "the worker goes on")
 
 
 def worker_leaves(scene: Scene, injury: Injury) -> Course:
-    worker = _pick(scene.workers(), injury)
+    worker = pick(scene.workers(), injury)
     pids = [worker.pid, *descendants_of(worker.pid)]
     another = scene.start_worker() if len(scene.workers()) < 3 else None
     scene.arena.dismiss(worker)
@@ -109,7 +104,7 @@ def redis_stopped(scene: Scene, injury: Injury) -> Course:
     process = scene.system.redis.process
     assert process is not None
     process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: _has_status(process.pid, psutil.STATUS_STOPPED), "Redis stands still")
+    wait_until(lambda: has_status(process.pid, psutil.STATUS_STOPPED), "Redis stands still")
     yield Idleness(scene.calls)
     process.send_signal(signal.SIGCONT)
     assert scene.server.ping()
@@ -128,7 +123,7 @@ def some_connections_cut(scene: Scene, injury: Injury) -> Course:
 
 def answer_delayed(scene: Scene, injury: Injury) -> Course:
     answer = _take_answer(scene)
-    yield _further(scene, injury)
+    yield further(scene, injury)
     push(scene.server, answer, ANSWERS_TTL_SECONDS)  # unless the job is over, since the chunk was sent again
 
 
@@ -160,12 +155,14 @@ def producer_killed(scene: Scene, injury: Injury) -> Course:
     scene.resume()
 
 
-def _pick(those: Sequence[T], injury: Injury) -> T:
+def pick(those: Sequence[T], injury: Injury) -> T:
+    """The one of them that it happens to."""
     assert those
     return those[int(injury.pick * len(those))]
 
 
-def _has_status(pid: int, status: str) -> bool:
+def has_status(pid: int, status: str) -> bool:
+    """Whether a process is there, and so."""
     try:
         return psutil.Process(pid).status() == status
     except psutil.NoSuchProcess:
@@ -174,12 +171,12 @@ def _has_status(pid: int, status: str) -> bool:
 
 def _stands_still(pid: int) -> bool:
     """Stopped; or ended, as a child of a worker that was about to leave may be, and waits for its stopped parent."""
-    return _has_status(pid, psutil.STATUS_STOPPED) or not is_alive(pid)
+    return has_status(pid, psutil.STATUS_STOPPED) or not is_alive(pid)
 
 
-def _further(scene: Scene, injury: Injury) -> Condition:
+def further(scene: Scene, injury: Injury, times: int = 1) -> Condition:
     """So many chunks more are predicted; or nobody has anything to do, because it all waits for this to be over."""
-    until, idle = scene.predicted_chunks() + injury.hold, Idleness(scene.calls)
+    until, idle = scene.predicted_chunks() + times * injury.hold, Idleness(scene.calls)
     return lambda: scene.is_over() or scene.predicted_chunks() >= until or idle()
 
 
@@ -235,7 +232,7 @@ def _unlink(path: os.PathLike[str]) -> bool:
     return True
 
 
-_COURSES: dict[Kind, Callable[[Scene, Injury], Course]] = {
+COURSES: dict[Kind, Callable[[Scene, Injury], Course]] = {
     Kind.CHILD_KILLED: child_killed,
     Kind.CHILD_STOPPED: child_stopped,
     Kind.WORKER_KILLED: worker_killed,

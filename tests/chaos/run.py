@@ -8,12 +8,14 @@ from typing import Any
 from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
 from tests.chaos.callers import Callers
 from tests.chaos.checks import check_ledger, check_nothing_is_left
-from tests.chaos.injuries import Course, inflict
+from tests.chaos.injuries import COURSES, Course
 from tests.chaos.scene import WORKER_TIMEOUT_SECONDS, Scene, begin
 from tests.chaos.schedule import ALONE, STOPS, Injury, Kind, Schedule
+from tests.chaos.wider_injuries import COURSES as WIDER_COURSES
 from tests.waiting import wait_until
 
 STILL_SECONDS = 60.0
+_COURSES = COURSES | WIDER_COURSES
 
 
 def run(arena: Arena, schedule: Schedule) -> None:
@@ -68,7 +70,7 @@ class Wounds:
 
     def inflict(self, injury: Injury) -> None:
         """Let it happen."""
-        course = inflict(self._scene, injury)
+        course = _COURSES[injury.kind](self._scene, injury)
         self._told.append(f"{self._scene.predicted_chunks()}: {injury}")
         self._open.append((injury.kind, next(course), course))
         self._told[-1] += ", done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -99,6 +100,13 @@ class Scene(ABC):
     def resume(self) -> None:
         raise NotImplementedError
 
+    def stop_producer(self) -> int:
+        """Let it stand still; returns its pid."""
+        raise NotImplementedError
+
+    def continue_producer(self) -> None:
+        raise NotImplementedError
+
 
 class SubmittedJob(Scene):
     """A job of `Client.submit`, whose parts a thread takes as they come."""
@@ -107,9 +115,7 @@ class SubmittedJob(Scene):
         super().__init__(arena, schedule)
         self._enough = threading.Event()
         spool = arena.spool if schedule.store == "files" else None
-        self._client = Client(
-            arena.system.url, worker_timeout_seconds=WORKER_TIMEOUT_SECONDS, settings=Settings(spool=spool)
-        )
+        self._client = Client(arena.url, worker_timeout_seconds=WORKER_TIMEOUT_SECONDS, settings=Settings(spool=spool))
         self._job = self._client.submit(
             MODEL, self._source(), chunk_rows=schedule.chunk_rows, store=cast("Any", schedule.store)
         )
@@ -172,7 +178,7 @@ class CommandedJob(Scene):
         known = {record.id for _, record in job_store.read_all(self.server, SEALER)[0]}
         store, chunk_rows = self.schedule.store, self.schedule.chunk_rows
         environ = {"CELERIAC_SPOOL": str(self.spool)} if store == "files" else {}
-        words = ["predict", MODEL, self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.system.url]
+        words = ["predict", MODEL, self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.arena.url]
         words += ["--chunk-rows", chunk_rows, "--store", store, "--quiet", "--json"]
         words += ["--worker-timeout-seconds", WORKER_TIMEOUT_SECONDS, *more]
         self._running = self.celeriac.start(*words, fresh=True, **environ)
@@ -212,6 +218,13 @@ class CommandedJob(Scene):
 
     def resume(self) -> None:
         self._begin("--resume")
+
+    def stop_producer(self) -> int:
+        self._running.process.send_signal(signal.SIGSTOP)
+        return self._running.pid
+
+    def continue_producer(self) -> None:
+        self._running.process.send_signal(signal.SIGCONT)
 
     def end(self) -> tuple[Any, Ledger]:
         ended = self._running.end()

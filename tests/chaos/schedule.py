@@ -1,11 +1,17 @@
 """What happens to whom and when, drawn from a seed; nothing here touches a process.
 
 seed --> a way to run the job, and injuries, each at a moment: so many chunks predicted
+
+There are two sets of schedules, each with seeds from 0 on. The first has the kinds of injuries that it has had from the
+beginning, so that a seed that failed once still means what it meant. Those of the wider set draw half of their injuries
+from WIDER, kinds that came later, from a generator of their own; they need a `WideArena`. A kind that is new belongs to
+neither: it would change what the seeds of both mean, and so makes a set of its own.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,14 +34,43 @@ class Kind(StrEnum):
     ANSWER_DOUBLED = "an answer comes twice"
     PAYLOAD_LOST = "rows of a chunk are gone from where they were put"
     PRODUCER_KILLED = "the producer is killed, and started again with --resume"
+    PRODUCER_STOPPED = "the producer is stopped for a while"
+    REDIS_FULL = "Redis has no memory left for a while"
+    DISK_FULL = "the disk of payloads is full for a while"
+    CLOCK_STEPPED = "the wall clock of a worker steps, and steps back"
+    LINK_SLOW = "all that passes between Redis and the others takes longer for a while"
+    LINK_THROTTLED = "few bytes a second pass between Redis and the others for a while"
+    MESSAGES_CUT = "connections to Redis end in the middle of a message"
 
+
+WIDER = frozenset(
+    {
+        Kind.PRODUCER_STOPPED,
+        Kind.REDIS_FULL,
+        Kind.DISK_FULL,
+        Kind.CLOCK_STEPPED,
+        Kind.LINK_SLOW,
+        Kind.LINK_THROTTLED,
+        Kind.MESSAGES_CUT,
+    }
+)
 
 # While one of these is not over, nothing else happens: they take away what other injuries need.
-ALONE = frozenset({Kind.REDIS_RESTARTED, Kind.REDIS_EMPTIED, Kind.REDIS_STOPPED, Kind.PRODUCER_KILLED})
+ALONE = frozenset(
+    {
+        Kind.REDIS_RESTARTED,
+        Kind.REDIS_EMPTIED,
+        Kind.REDIS_STOPPED,
+        Kind.REDIS_FULL,
+        Kind.PRODUCER_KILLED,
+        Kind.PRODUCER_STOPPED,
+    }
+)
 # One at a time, so that somebody works.
 STOPS = frozenset({Kind.CHILD_STOPPED, Kind.WORKER_STOPPED})
 # How often at most in one schedule: a chunk may kill so many children before its rows have failed; a start takes long.
 _MOST = {Kind.CHILD_KILLED: 2, Kind.WORKER_KILLED: 2, Kind.WORKER_JOINS: 1, Kind.WORKER_LEAVES: 1}
+_MOST |= dict.fromkeys(WIDER, 1)  # two of a kind at once would end together
 
 CHUNKS = 400
 # Moments lie between these parts of the job.
@@ -72,6 +107,7 @@ class Schedule:
         source: an array, a file, or an iterator that ends when all injuries are over.
         store: the way of the rows.
         chunk_rows: of each chunk.
+        wider: whether it is one of the wider set.
     """
 
     seed: int
@@ -80,10 +116,12 @@ class Schedule:
     store: str
     chunk_rows: int
     injuries: tuple[Injury, ...]
+    wider: bool = False
 
     def __str__(self) -> str:
         way = "celeriac predict" if self.by_command else "Client.submit"
-        lines = [f"seed {self.seed}: {way} of {self.source}, {self.store}, {self.chunk_rows} rows each"]
+        which = f"seed {self.seed}" + " of the wider schedules" * self.wider
+        lines = [f"{which}: {way} of {self.source}, {self.store}, {self.chunk_rows} rows each"]
         return "\n  ".join([*lines, *map(str, self.injuries)])
 
 
@@ -94,19 +132,43 @@ def make_schedule(seed: int, injuries: int = 6) -> Schedule:
     source = "file" if by_command else draw.choice(["array", "file", "iterator"])
     store = draw.choice(["redis", "redis", "files", "slices" if source == "file" else "redis"])
     chunk_rows = draw.choice([SMALL, LARGE])
-    travels = chunk_rows == LARGE and store != "slices"
-    kinds = _draw_kinds(draw, injuries, by_command, travels)
-    moments = sorted(draw.sample(range(int(EARLIEST * CHUNKS), int(LATEST * CHUNKS)), injuries))
-    drawn = (
+    kinds = _draw_kinds(draw, injuries, by_command, _possible(store, chunk_rows) - WIDER)
+    return Schedule(seed, by_command, source, store, chunk_rows, _draw_injuries(draw, kinds))
+
+
+def make_wider_schedule(seed: int, injuries: int = 6) -> Schedule:
+    """The schedule of the wider set that a seed has there: always the same one."""
+    draw = random.Random(f"wider {seed}")  # noqa: S311
+    by_command = draw.random() < 0.5
+    source = "file" if by_command else draw.choice(["array", "file", "iterator"])
+    store = draw.choice(["redis", "files", "files", "slices" if source == "file" else "redis"])
+    chunk_rows = draw.choice([SMALL, LARGE, LARGE])
+    possible = _possible(store, chunk_rows) - (frozenset() if by_command else {Kind.PRODUCER_STOPPED})
+    kinds = _draw_kinds(draw, injuries // 2, by_command, possible - WIDER)
+    kinds += _draw_kinds(draw, injuries - len(kinds), False, possible & WIDER)
+    draw.shuffle(kinds)
+    return Schedule(seed, by_command, source, store, chunk_rows, _draw_injuries(draw, kinds), wider=True)
+
+
+def _possible(store: str, chunk_rows: int) -> frozenset[Kind]:
+    """What may happen to a job whose rows go this way, but for the end of its producer."""
+    possible = set(Kind) - {Kind.PRODUCER_KILLED}
+    if chunk_rows != LARGE or store == "slices":
+        possible.remove(Kind.PAYLOAD_LOST)
+    if chunk_rows != LARGE or store != "files":
+        possible.remove(Kind.DISK_FULL)
+    return frozenset(possible)
+
+
+def _draw_injuries(draw: random.Random, kinds: list[Kind]) -> tuple[Injury, ...]:
+    moments = sorted(draw.sample(range(int(EARLIEST * CHUNKS), int(LATEST * CHUNKS)), len(kinds)))
+    return tuple(
         Injury(kind, moment, draw.random(), draw.randint(1, 6)) for kind, moment in zip(kinds, moments, strict=True)
     )
-    return Schedule(seed, by_command, source, store, chunk_rows, tuple(drawn))
 
 
-def _draw_kinds(draw: random.Random, count: int, by_command: bool, travels: bool) -> list[Kind]:
-    possible = [kind for kind in Kind if kind is not Kind.PRODUCER_KILLED]
-    if not travels:
-        possible.remove(Kind.PAYLOAD_LOST)
+def _draw_kinds(draw: random.Random, count: int, by_command: bool, among: Collection[Kind]) -> list[Kind]:
+    possible = [kind for kind in Kind if kind in among]
     kinds = [Kind.PRODUCER_KILLED] if by_command else []
     while len(kinds) < count:
         kind = draw.choice(possible)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.arena import Arena
 from tests.chaos.run import run
-from tests.chaos.schedule import make_schedule
+from tests.chaos.schedule import make_schedule, make_wider_schedule
 from tests.forms import seeds
 
 # Seeds that have failed once, each with what it found; they stay.
@@ -25,3 +25,11 @@ FAILED_ONCE = {
 @pytest.mark.parametrize("seed", seeds(short=[16], long=50, failed_once=FAILED_ONCE))
 def test_a_job_ends_right_whatever_happens(arena: Arena, seed: int) -> None:
     run(arena, make_schedule(seed))
+
+
+FAILED_ONCE_IN_WIDER: dict[int, str] = {}
+
+
+@pytest.mark.parametrize("seed", seeds(short=[], long=50, failed_once=FAILED_ONCE_IN_WIDER))
+def test_a_job_ends_right_whatever_else_happens(wide_arena: Arena, seed: int) -> None:
+    run(wide_arena, make_wider_schedule(seed))
