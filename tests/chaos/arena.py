@@ -40,17 +40,32 @@ class Arena:
         rows, expected: all rows, and what the workers' model gives for them when nothing happens.
         pids: of every process that was started.
         spool, data: folders that all share, and that workers may read.
+        temporary: the folder for temporary files of workers.
         dismissed: workers that were killed, or asked to end.
         orphans: jobs whose producer was killed, of all schedules so far.
+        job_ttl_seconds: how long Redis keeps what is left of a job.
+        spared: a worker that no injury ends, nor any of its children.
     """
 
+    spared: Worker | None = None
+
     def __init__(
-        self, folder: Path, model: Path, network: Network | None = None, environ: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        model: Path,
+        network: Network | None = None,
+        environ: Mapping[str, str] | None = None,
+        *,
+        job_ttl_seconds: int = 86_400,
     ) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
+        self.job_ttl_seconds = job_ttl_seconds
         self.network = network
-        self._environ = shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.new_folder())}
-        self._environ |= {"CELERIAC_OUTPUT_ROOTS": str(folder), **(environ or {})}
+        self.temporary = self.new_folder()
+        self._environ = shared_folders(folder) | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.temporary)}
+        self._environ |= {"CELERIAC_OUTPUT_ROOTS": str(folder), "CELERIAC_JOB_TTL_SECONDS": str(job_ttl_seconds)}
+        self._environ |= environ or {}
         self.spool, self.data = folder / "spool", folder / "data"
         self.set_pace(0)
         self.calls = Calls(folder)
@@ -58,6 +73,7 @@ class Arena:
         self.system = System(RedisServer(folder, PERSISTENT + options, prefix=prefix).start(), folder)
         self.pids = {self.system.redis.pid}
         self.dismissed: list[Worker] = []
+        self._ready: set[int] = set()
         self.orphans: list[str] = []
         self.server: redis.Redis = self.system.admin(retries=5)
         self.hasty: redis.Redis = self.system.admin(retries=0, timeout_seconds=0.2)
@@ -123,7 +139,8 @@ class Arena:
 
     def is_ready(self, worker: Worker) -> bool:
         """Whether it takes chunks."""
-        if " ready." in worker.output():
+        if worker.pid in self._ready or " ready." in worker.output():
+            self._ready.add(worker.pid)
             return True
         assert worker.process.poll() is None, worker.output()
         return False

@@ -10,6 +10,7 @@ import numpy as np
 
 from producer import Client
 from tests.chaos.arena import NOW, Arena, alone
+from worker_config.settings import Settings
 
 CALLERS = 4
 MOST_ROWS = 3
@@ -20,7 +21,8 @@ class Callers:
 
     def __init__(self, arena: Arena, seed: int, timeout_seconds: float) -> None:
         self._arena = arena
-        self._client = Client(arena.url, worker_timeout_seconds=timeout_seconds)
+        settings = Settings(job_ttl_seconds=arena.job_ttl_seconds)
+        self._client = Client(arena.url, worker_timeout_seconds=timeout_seconds, settings=settings)
         self._expected = alone(arena.model)[:, : len(alone(arena.model)[0]) // arena.wider]
         self._ended = threading.Event()
         self._wrong: list[BaseException] = []

@@ -32,7 +32,7 @@ def check_nothing_is_left_of(jobs: list[str], server: redis.Redis, orphans: Sequ
     wait_until(lambda: not _waiting(server, jobs), "workers have drained the queues")
     _come_back(server, jobs)
     wait_until(lambda: not _waiting(server, jobs), "workers have drained what came back")
-    _eventually(lambda: _keys_left(server, orphans))
+    _eventually(lambda: keys_left(server, orphans))
 
 
 def check_ledger(scene: Scene, rows: int, ledger: dict[str, int]) -> None:
@@ -69,7 +69,7 @@ def _come_back(server: redis.Redis, jobs: list[str]) -> None:
     wait_until(gone, "no worker has a message of the job")
 
 
-def _keys_left(server: redis.Redis, orphans: Sequence[str]) -> list[str]:
+def keys_left(server: redis.Redis, orphans: Sequence[str]) -> list[str]:
     """Keys that should not be there; with a time to live, those of a killed producer's job may be, and what requests
     a killed worker had taken."""
     left = []

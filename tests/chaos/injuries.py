@@ -36,7 +36,7 @@ def at_once() -> bool:
 
 
 def child_killed(scene: Scene, injury: Injury) -> Course:
-    pid = pick([pid for worker in scene.workers() for pid in descendants_of(worker.pid)], injury)
+    pid = pick([pid for worker in scene.victims() for pid in descendants_of(worker.pid)], injury)
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(pid), "the child is dead")
     yield at_once
@@ -53,7 +53,7 @@ def child_stopped(scene: Scene, injury: Injury) -> Course:
 
 
 def worker_killed(scene: Scene, injury: Injury) -> Course:
-    scene.arena.kill(pick(scene.workers(), injury))
+    scene.arena.kill(pick(scene.victims(), injury))
     another = scene.start_worker()
     yield lambda: scene.is_ready(another)
 
@@ -70,7 +70,7 @@ def worker_stopped(scene: Scene, injury: Injury) -> Course:
 
 
 def worker_leaves(scene: Scene, injury: Injury) -> Course:
-    worker = pick(scene.workers(), injury)
+    worker = pick(scene.victims(), injury)
     pids = [worker.pid, *descendants_of(worker.pid)]
     another = scene.start_worker() if len(scene.workers()) < 3 else None
     scene.arena.dismiss(worker)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
 from tests.chaos.callers import Callers
@@ -18,15 +18,28 @@ STILL_SECONDS = 60.0
 _COURSES = COURSES | WIDER_COURSES
 
 
-def run(arena: Arena, schedule: Schedule) -> None:
+class Companion(Protocol):
+    """What goes on beside the job of a schedule, in threads, until it is ended or abandoned."""
+
+    def end(self) -> None:
+        """Wait for its end, and see that all was right."""
+
+    def abandon(self) -> None:
+        """End it somehow, after a failure."""
+
+
+def run(
+    arena: Arena, schedule: Schedule, companions: Sequence[Callable[[Arena, int, float], Companion]] = (Callers,)
+) -> None:
     """Run a schedule and check all that is to be checked; an error says what happened until then."""
     arena.bring_up(WORKERS)
     arena.set_pace(PACE_SECONDS)
     arena.calls.restart()
     scene = begin(arena, schedule)
     wounds = Wounds(scene)
-    callers = Callers(arena, schedule.seed, WORKER_TIMEOUT_SECONDS)
+    beside: list[Companion] = []
     try:
+        beside += [begin_one(arena, schedule.seed, WORKER_TIMEOUT_SECONDS) for begin_one in companions]
         for injury in schedule.injuries:
             wounds.wait_for(injury)
             wounds.inflict(injury)
@@ -35,14 +48,16 @@ def run(arena: Arena, schedule: Schedule) -> None:
         outputs, ledger = scene.end()
         arena.expect(outputs)
         check_ledger(scene, len(outputs), ledger.as_dict())
-        callers.end()
+        for companion in beside:
+            companion.end()
         arena.bring_up(WORKERS)
         check_nothing_is_left(scene)
     except BaseException as error:
         told = f"job {scene.job_id()}: {scene}; see {arena.folder}"
         for note in (f"schedule: {schedule}", f"inflicted: {wounds}", told):
             error.add_note(note)
-        callers.abandon()
+        for companion in beside:
+            companion.abandon()
         scene.abandon()
         raise
 

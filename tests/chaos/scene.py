@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import redis
+import zarr
 
 from producer import Client, JobState
 from producer.records import job_store
@@ -22,6 +23,7 @@ from tests.acceptance.commands import Celeriac
 from tests.chaos.arena import Arena
 from tests.chaos.calls import Calls
 from tests.chaos.schedule import Schedule
+from tests.output_sets import assert_nothing_beside, read_folder
 from tests.seals import SEALER
 from tests.systems import System, Worker
 from tests.waiting import wait_for_job, wait_until
@@ -67,6 +69,10 @@ class Scene(ABC):
     def workers(self) -> list[Worker]:
         """Those that take chunks."""
         return self.arena.ready_workers()
+
+    def victims(self) -> list[Worker]:
+        """Those of them that may be ended."""
+        return [worker for worker in self.workers() if worker is not self.arena.spared]
 
     def start_worker(self) -> Worker:
         return self.arena.start_worker()
@@ -115,7 +121,8 @@ class SubmittedJob(Scene):
         super().__init__(arena, schedule)
         self._enough = threading.Event()
         spool = arena.spool if schedule.store == "files" else None
-        self._client = Client(arena.url, worker_timeout_seconds=WORKER_TIMEOUT_SECONDS, settings=Settings(spool=spool))
+        settings = Settings(spool=spool, job_ttl_seconds=arena.job_ttl_seconds)
+        self._client = Client(arena.url, worker_timeout_seconds=WORKER_TIMEOUT_SECONDS, settings=settings)
         self._job = self._client.submit(
             MODEL, self._source(), chunk_rows=schedule.chunk_rows, store=cast("Any", schedule.store)
         )
@@ -170,7 +177,7 @@ class CommandedJob(Scene):
     def __init__(self, arena: Arena, schedule: Schedule) -> None:
         super().__init__(arena, schedule)
         self.celeriac = Celeriac(arena.new_folder())
-        self.output = self.celeriac.folder / "scores.npy"
+        self.output = self.celeriac.folder / f"scores{schedule.output.rstrip('/')}"
         self._seen: JobRecord | None = None
         self._begin()
 
@@ -178,7 +185,9 @@ class CommandedJob(Scene):
         known = {record.id for _, record in job_store.read_all(self.server, SEALER)[0]}
         store, chunk_rows = self.schedule.store, self.schedule.chunk_rows
         environ = {"CELERIAC_SPOOL": str(self.spool)} if store == "files" else {}
-        words = ["predict", MODEL, self.arena.file_of(chunk_rows), "-o", self.output, "--broker", self.arena.url]
+        environ["CELERIAC_JOB_TTL_SECONDS"] = str(self.arena.job_ttl_seconds)
+        output = f"{self.output}/" if self.schedule.output.endswith("/") else self.output
+        words = ["predict", MODEL, self.arena.file_of(chunk_rows), "-o", output, "--broker", self.arena.url]
         words += ["--chunk-rows", chunk_rows, "--store", store, "--quiet", "--json"]
         words += ["--worker-timeout-seconds", WORKER_TIMEOUT_SECONDS, *more]
         self._running = self.celeriac.start(*words, fresh=True, **environ)
@@ -190,12 +199,12 @@ class CommandedJob(Scene):
         wait_until(begun, "the job has begun")
 
     def _look(self) -> None:
-        """Remember the newest record; of another model are jobs of callers, whose request had no answer."""
+        """Remember the newest record of the rows; of others are jobs that go on beside."""
         try:
             jobs = [record for _, record in job_store.read_all(self.arena.hasty, SEALER)[0]]
         except (redis.RedisError, CeleriacError):
             return
-        jobs = [record for record in jobs if record.models[0].startswith(f"{MODEL}@")]
+        jobs = [record for record in jobs if record.input == self.arena.file_of(self.schedule.chunk_rows).name]
         self._seen = max(jobs, key=lambda record: record.submitted_at, default=self._seen)
 
     def job_id(self) -> str:
@@ -234,7 +243,17 @@ class CommandedJob(Scene):
         assert not self.celeriac.temporary_names()
         ledger = Ledger(**ended.json["ledger"])
         ledger.check()
-        return np.load(self.output), ledger
+        return self._outputs(), ledger
+
+    def _outputs(self) -> Any:
+        if not self.schedule.output.endswith("/"):
+            return np.load(self.output)
+        assert_nothing_beside(self.output)
+        if self.output.suffix == ".zarr":
+            return zarr.open_array(self.output, mode="r")[:]
+        table = read_folder(self.output)
+        np.testing.assert_array_equal(table["row"].to_numpy(), np.arange(len(table)))
+        return table.column(table.num_columns - 1).combine_chunks().flatten().to_numpy().reshape(len(table), -1)
 
     def abandon(self) -> None:
         self.celeriac.stop()

@@ -107,6 +107,7 @@ class Schedule:
         source: an array, a file, or an iterator that ends when all injuries are over.
         store: the way of the rows.
         chunk_rows: of each chunk.
+        output: how the name of a command's output ends, a `/` for a folder that workers write.
         wider: whether it is one of the wider set.
     """
 
@@ -116,10 +117,11 @@ class Schedule:
     store: str
     chunk_rows: int
     injuries: tuple[Injury, ...]
+    output: str = ".npy"
     wider: bool = False
 
     def __str__(self) -> str:
-        way = "celeriac predict" if self.by_command else "Client.submit"
+        way = f"celeriac predict -o {self.output}" if self.by_command else "Client.submit"
         which = f"seed {self.seed}" + " of the wider schedules" * self.wider
         lines = [f"{which}: {way} of {self.source}, {self.store}, {self.chunk_rows} rows each"]
         return "\n  ".join([*lines, *map(str, self.injuries)])

@@ -7,9 +7,8 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
-
-import pytest
 
 from tests.chaos.arena import Arena
 from tests.link import Link
@@ -17,6 +16,7 @@ from tests.systems import REPOSITORY, Worker
 from tests.waiting import wait_until
 
 DISK_BYTES = 256 * 2**20
+_UMOUNT = ("umount", "-l")
 _CLOCKS = REPOSITORY / "tests" / "stepped_clock"
 
 
@@ -27,8 +27,8 @@ class WideArena(Arena):
         has_disk: whether payloads are on a disk that can be filled; this process may not mount one everywhere.
     """
 
-    def __init__(self, folder: Path, model: Path) -> None:
-        super().__init__(folder, model)
+    def __init__(self, folder: Path, model: Path, *, job_ttl_seconds: int = 86_400) -> None:
+        super().__init__(folder, model, job_ttl_seconds=job_ttl_seconds)
         self.link = Link(self.system.redis.socket).start()
         self._clocks: dict[int, Path] = {}  # by their pids
         self._environ |= {"CELERIAC_BROKER_URL": self.link.url, "PYTHONPATH": f"{_CLOCKS}:{REPOSITORY}"}
@@ -60,10 +60,14 @@ class WideArena(Arena):
 
     def fill_disk(self) -> None:
         """Leave no room for payloads."""
-        with self._ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
-            while file.write(bytes(2**20)):
-                pass
-        assert self._is_full(), "there is no room"
+        with self._ballast.open("wb", buffering=0) as file:
+
+            def filled() -> bool:
+                with suppress(OSError):  # others may be faster
+                    file.write(bytes(2**20))  # as much of it as there is room for
+                return self._is_full()
+
+            wait_until(filled, "there is no room", every_seconds=0)
 
     def empty_disk(self) -> None:
         """Give the room back."""
@@ -84,4 +88,4 @@ class WideArena(Arena):
         finally:
             self.link.stop()
             if self.has_disk:
-                subprocess.run(["umount", "-l", str(self.spool)], check=True)
+                subprocess.run([*_UMOUNT, str(self.spool)], check=True)

@@ -2,8 +2,8 @@
 
 file named by STEPPED_CLOCK: seconds to add, seconds that were added last --mapped--> time.time, time.time_ns
 
-It is what Python's code sees of a clock that is wrong: Redis, files and the kernel have the right one. What reads the
-time in C, `datetime.now` among it, does not step. Python imports this by its name where PYTHONPATH begins with its folder.
+It is what code in Python sees of a clock that is wrong: Redis, files and the kernel have the right one. What reads the
+time in C, `datetime.now` among it, does not step. Python imports this by its name, where PYTHONPATH has its folder.
 """
 
 import mmap
