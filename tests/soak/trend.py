@@ -18,8 +18,9 @@ from tests.soak.sample import ProcessSample, Sample
 WARM_UP = 0.25
 # A series with fewer samples says nothing of its own.
 LEAST_SAMPLES = 8
-# Shorter runs tell noise an hour.
+# What memory goes up and down by is, of a shorter run or series, more than what it may grow by in an hour.
 LEAST_SECONDS = 1_800.0
+LEAST_SHARE = 0.5
 AIM_MB_PER_HOUR = 1.0
 AIM_MORE = 1.0
 AIM_LATENCY = 1.25
@@ -77,7 +78,7 @@ def findings(
 ) -> list[Finding]:
     """The table: of each kind of process, then of Redis, keys, files and latency."""
     is_long = seconds >= LEAST_SECONDS
-    found = [one for kind, series in series_of(samples).items() for one in _of_kind(kind, series, is_long)]
+    found = [one for kind, series in series_of(samples).items() for one in _of_kind(kind, series, seconds)]
     steady = samples[int(WARM_UP * len(samples)) :]
     times = np.array([sample.at for sample in steady])
     if len(steady) > 1:
@@ -93,7 +94,7 @@ def findings(
     return found
 
 
-def _of_kind(kind: str, series: list[Series], is_long: bool) -> list[Finding]:
+def _of_kind(kind: str, series: list[Series], seconds: float) -> list[Finding]:
     """The slopes of all series of a kind together; what the longest has more of everything else."""
     memory = [one.steady(lambda sample: sample.own / MB) for one in series]
     longest = series[0]
@@ -101,7 +102,14 @@ def _of_kind(kind: str, series: list[Series], is_long: bool) -> list[Finding]:
     counts["descriptors"] = lambda sample: float(sum(sample.descriptors.values()))
     span = longest.times[-1] - longest.times[0]
     told = f"{len(series)} series, {sum(len(one.times) for one in series)} samples, the longest {span:.0f} s"
-    found = [_slope(f"{kind}: memory", theil_sen([slopes(*one) for one in memory]), is_long, told)]
+    found = [
+        _slope(
+            f"{kind}: memory",
+            theil_sen([slopes(*one) for one in memory]),
+            span >= max(LEAST_SECONDS, LEAST_SHARE * seconds),
+            told,
+        )
+    ]
     for what, value in counts.items():
         more = growth(longest.steady(value)[1])
         found.append(Finding(f"{kind}: {what}", f"{more:+.1f}", f"<= {AIM_MORE:.0f}", more <= AIM_MORE))
