@@ -13,7 +13,7 @@ BROWSER := $(if $(filter true,$(CI)),$(if $(CHROMIUM),,$(PAGES)))
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install pages demo secrets test integrations chaos secured transcript docs bench peers operations check format releaseforms wheel clean
+.PHONY: help install pages demo secrets test integrations chaos soak secured transcript docs bench peers operations check format releaseforms wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -68,10 +68,17 @@ integrations: $(APART)/.ready  ## feed data sets of PyTorch, Hugging Face, DuckD
 	$(APART)/bin/python -m pytest tests/integration/test_foreign_data.py tests/integration/test_frames.py tests/acceptance/test_frame_examples.py $(ARGS)
 
 # Storms of kills over outputs alone, with other seeds: make chaos SEEDS=100:130 ARGS="-k storm"
+# Many seeds in a row, in several goes: make chaos SEEDS=0:500 PASSED=passed.txt ARGS="-k whatever_else"
 chaos: $(READY)  ## the long form: 50 seeds of injuries under load, lost hosts, workers that come and go, versions that change, damaged bytes
 	LONG=1 $(BIN)/python -m pytest tests/chaos \
 		tests/acceptance/test_bad_models.py tests/acceptance/test_command.py tests/acceptance/test_first_hour.py tests/unit/test_fuzz.py \
 		$(addprefix tests/integration/test_,deaths.py detached.py edge_rows.py model_kinds.py queues.py random_networks.py reload.py sentinel.py snapshots.py) $(ARGS)
+
+HOURS ?= 2
+SEED ?= 0
+
+soak: $(READY)  ## two hours of all kinds of jobs on one system that is hurt: does anything grow, or stay? HOURS=0.5 SEED=3
+	$(BIN)/python -m tests.soak --hours $(HOURS) --seed $(SEED)
 
 secured: $(READY)  ## run the tests of whole systems with users of least rights, TLS with client certificates, and signing
 	SECURED=1 $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder $(ARGS) tests/integration tests/acceptance

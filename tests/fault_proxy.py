@@ -24,6 +24,7 @@ class FaultProxy:
         refused: by the word how many more are answered by a status, and by which.
         delay_seconds: of each request.
         unanswered: how many more requests get no answer at all.
+        unconfirmed: how many more are passed on, and their connection ends in the middle of the answer.
         seen: the first lines of all requests, and what ranges they asked for; without those that nobody waited for any
             more when they were answered, which are asked again.
     """
@@ -32,6 +33,7 @@ class FaultProxy:
     refused: dict[str, tuple[int, int]] = field(default_factory=dict)
     delay_seconds: float = 0.0
     unanswered: int = 0
+    unconfirmed: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
 
     def fault(self, line: str) -> int:
@@ -63,17 +65,19 @@ def proxy_before(port: int) -> Iterator[FaultProxy]:
                 status = proxy.fault(request[0])
                 is_lost = proxy.unanswered > 0
                 proxy.unanswered -= is_lost
+                is_cut = not is_lost and not status and proxy.unconfirmed > 0
+                proxy.unconfirmed -= is_cut
             if is_lost:
                 ended.wait()
                 return
             try:
-                self._pass_on(status, body)
+                self._pass_on(status, body, is_cut)
             except ConnectionError:
                 self.close_connection = True
                 with lock, suppress(ValueError):
                     proxy.seen.remove(request)
 
-        def _pass_on(self, status: int, body: bytes) -> None:
+        def _pass_on(self, status: int, body: bytes, is_cut: bool) -> None:
             if status:
                 self._answer(status, {"Content-Type": "application/xml"}, _SLOW_DOWN)
                 return
@@ -84,7 +88,10 @@ def proxy_before(port: int) -> Iterator[FaultProxy]:
                     connection.putheader(name, value)
                 connection.endheaders(body)
                 answer = connection.getresponse()
-                self._answer(answer.status, dict(answer.getheaders()), answer.read())
+                told = answer.read()
+                if is_cut:
+                    raise ConnectionError("in the middle")
+                self._answer(answer.status, dict(answer.getheaders()), told)
             finally:
                 connection.close()
 

@@ -1,5 +1,6 @@
 """An output behind a URL that workers write, under a storm of kills: children, workers, the producer, Redis, the store.
 
+In the wider storms the store is slow, refuses, is silent and takes what it does not confirm besides.
 What is read of the store at the end is what one process makes of the rows, in order, in objects that are numbered
 without a gap; and whoever looks meanwhile finds the beginning of it, of whole objects.
 """
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests.chaos.arena import Arena
 from tests.chaos.storm import (
     ROWS,
     SPLIT_WORDS,
+    Kill,
     check_cut,
     check_readers,
     check_rows,
@@ -29,6 +32,7 @@ from tests.chaos.storm import (
     split_tables,
     write_split,
 )
+from tests.fault_proxy import FaultProxy, proxy_before
 from tests.forms import seeds
 from tests.object_stores import ObjectStore
 from tests.output_sets import safe_rows
@@ -51,9 +55,18 @@ def store(object_store: ObjectStore) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="module")
-def arena(tmp_path_factory: pytest.TempPathFactory, models: Path, store: ObjectStore) -> Iterator[Arena]:
+def proxy(store: ObjectStore) -> Iterator[FaultProxy]:
+    """What stands between the store and all others but the tests."""
+    with proxy_before(store.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def arena(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, store: ObjectStore, proxy: FaultProxy
+) -> Iterator[Arena]:
     """Workers that may read and write some of the store, and nothing else."""
-    environ = {**store.environment(), "CELERIAC_OUTPUT_ROOTS": ROOT, "CELERIAC_DATA_ROOTS": DATA}
+    environ = {**store.environment(endpoint=proxy.endpoint), "CELERIAC_OUTPUT_ROOTS": ROOT, "CELERIAC_DATA_ROOTS": DATA}
     arena = Arena(tmp_path_factory.mktemp("o"), models / "digits.keras", environ=environ)
     arena.start()
     yield arena
@@ -64,12 +77,40 @@ def arena(tmp_path_factory: pytest.TempPathFactory, models: Path, store: ObjectS
 def test_a_storm_of_kills_leaves_no_trace_in_the_output(
     arena: Arena, store: ObjectStore, tmp_path: Path, seed: int
 ) -> None:
+    _ride_out(arena, tmp_path, seed, [lambda *_: store.restart()])
+
+
+@pytest.mark.parametrize("seed", seeds(short=[], long=10))
+def test_a_storm_of_kills_and_faults_of_the_store(
+    arena: Arena, store: ObjectStore, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    def slow(_: Arena, draw: random.Random) -> None:
+        proxy.delay_seconds = draw.uniform(0.05, 0.3)
+
+    def refuses(_: Arena, draw: random.Random) -> None:
+        proxy.delay_seconds = 0.0
+        proxy.refused[draw.choice(["PUT", "POST", "GET"])] = (draw.randint(1, 5), draw.choice([429, 500, 503]))
+
+    def silent(_: Arena, draw: random.Random) -> None:
+        proxy.unanswered = draw.randint(1, 2)
+
+    def unconfirmed(_: Arena, draw: random.Random) -> None:
+        proxy.unconfirmed = draw.randint(1, 5)
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)  # of the command; this process has its connections
+    try:
+        _ride_out(arena, tmp_path, seed, [lambda *_: store.restart(), slow, refuses, silent, unconfirmed], "faults")
+    finally:
+        proxy.delay_seconds = 0.0
+
+
+def _ride_out(arena: Arena, tmp_path: Path, seed: int, more_kills: Sequence[Kill], under: str = "kills") -> None:
     expected = arena.expected[:ROWS]
     celeriac = command(arena)
-    output = object_url(f"{ROOT}/{seed}/out.parquet")
+    output = object_url(f"{ROOT}/{under}/{seed}/out.parquet")
     rows = str(celeriac.folder / "rows.npy")
     if is_split := bool(seed % 2):
-        rows = f"{DATA}/{seed}/"
+        rows = f"{DATA}/{under}/{seed}/"
         for number, table in enumerate(split_tables(arena)):
             objects.put(object_url(f"{rows}{number}.parquet"), write_split(table, tmp_path / "x.parquet"))
         check_cut(arena, rows)
@@ -80,7 +121,7 @@ def test_a_storm_of_kills_leaves_no_trace_in_the_output(
     def look() -> int:
         return check_rows([pq.read_table(io.BytesIO(data)) for data in _objects(output).values()], expected)
 
-    ride_out(arena, seed, celeriac, words, lambda: _safe_rows(output), look, [lambda *_: store.restart()])
+    ride_out(arena, seed, celeriac, words, lambda: _safe_rows(output), look, more_kills)
     _check_nothing_beside(output)
     fetched = tmp_path / "out.parquet"
     fetched.mkdir()

@@ -15,10 +15,12 @@ COUNT = 150
 NOISE_BYTES = 3e6
 
 
-def samples(bytes_per_hour: float = 0, descriptors_per_hour: float = 0, seconds_per_hour: float = 0) -> list[Sample]:
+def samples(
+    bytes_per_hour: float = 0, descriptors_per_hour: float = 0, seconds_per_hour: float = 0, run_hours: float = HOURS
+) -> list[Sample]:
     """Of a worker whose own memory, descriptors and times grow so much; its child is replaced every 50 samples."""
     draw, made = random.Random(5), list[Sample]()  # noqa: S311
-    for number, at in enumerate(np.linspace(0, HOURS * 3_600, COUNT)):
+    for number, at in enumerate(np.linspace(0, run_hours * 3_600, COUNT)):
         hours = at / 3_600
         warm = 50e6 * min(1, number / (COUNT / 5))
 
@@ -72,5 +74,5 @@ def test_what_is_left_is_told() -> None:
 
 
 def test_a_short_run_holds_no_slope_against_an_aim() -> None:
-    found = findings(samples(bytes_per_hour=9e6), 600, [], [])
+    found = findings(samples(bytes_per_hour=9e6, run_hours=0.1), 360, [], [])
     assert all(one.reached is None for one in found if "MB/h" in one.value)
