@@ -93,9 +93,9 @@ def soak(
 
 
 def _companions(schedule: Schedule) -> list[type[Callers] | type[Training] | type[Detached]]:
-    """Detached jobs are lost with Redis's data, as they say."""
+    """Detached jobs are lost with Redis's data, and refused where it has no room, as they say."""
     kinds = {injury.kind for injury in schedule.injuries}
-    return [Callers, Training] if Kind.REDIS_EMPTIED in kinds else [Callers, Training, Detached]
+    return [Callers, Training, *([] if kinds & {Kind.REDIS_EMPTIED, Kind.REDIS_FULL} else [Detached])]
 
 
 def _left(arena: WideArena) -> tuple[list[str], list[str]]:
