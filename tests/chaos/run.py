@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
@@ -15,6 +17,7 @@ from tests.chaos.wider_injuries import COURSES as WIDER_COURSES
 from tests.waiting import wait_until
 
 STILL_SECONDS = 60.0
+PATIENCE_SECONDS, SLOW_PACE_SECONDS = 0.5, 1.0
 _COURSES = COURSES | WIDER_COURSES
 
 
@@ -87,7 +90,8 @@ class Wounds:
         """Let it happen."""
         course = _COURSES[injury.kind](self._scene, injury)
         self._told.append(f"{self._scene.predicted_chunks()}: {injury}")
-        self._open.append((injury.kind, next(course), course))
+        with self._without_hurry():
+            self._open.append((injury.kind, next(course), course))
         self._told[-1] += ", done"
 
     def tend(self) -> None:
@@ -96,9 +100,22 @@ class Wounds:
             kind, is_over, course = wound
             if is_over():
                 self._open.remove(wound)
-                for _ in course:  # what follows its condition
-                    raise AssertionError(f"{kind} has one condition")
+                with self._without_hurry():
+                    for _ in course:  # what follows its condition
+                        raise AssertionError(f"{kind} has one condition")
                 self._told.append(f"{self._scene.predicted_chunks()}: over: {kind}")
+
+    @contextmanager
+    def _without_hurry(self) -> Iterator[None]:
+        """What takes long on a busy machine must not outlast the job: its chunks are then slow as well."""
+        slower = threading.Timer(PATIENCE_SECONDS, self._scene.arena.set_pace, [SLOW_PACE_SECONDS])
+        slower.start()
+        try:
+            yield
+        finally:
+            slower.cancel()
+            slower.join()
+            self._scene.arena.set_pace(PACE_SECONDS)
 
     def heal(self) -> None:
         """Wait until all are over."""
