@@ -30,6 +30,7 @@ def test_a_job_ends_right_whatever_happens(arena: Arena, seed: int) -> None:
 FAILED_ONCE_IN_WIDER = {44: "a test waited for the end of an injury for so long that the job was over"}
 
 
+# Their short form is that of the soak, whose laps are of the wider schedules.
 @pytest.mark.parametrize("seed", seeds(short=[], long=50, failed_once=FAILED_ONCE_IN_WIDER))
 def test_a_job_ends_right_whatever_else_happens(wide_arena: Arena, seed: int) -> None:
     run(wide_arena, make_wider_schedule(seed))
