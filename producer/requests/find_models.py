@@ -1,7 +1,8 @@
-"""Asks Redis which models there are, and which slots hold them; waits for a worker where none is up yet."""
+"""Asks Redis which models there are, and which slots hold them; waits for a worker where none is up, and for Redis."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -13,10 +14,18 @@ from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import Sealer
 from tasks.transport.worker_registry import read_all
 from worker_config.broker import redacted
-from worker_config.errors import NoWorkerError, RequestTimeoutError, UnknownModelError
+from worker_config.errors import (
+    BrokerError,
+    BrokerRefusedError,
+    NoWorkerError,
+    RequestTimeoutError,
+    UnknownModelError,
+)
 from worker_config.settings import Settings
 
 POLL_SECONDS = 0.1
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class ModelFinder:
@@ -24,8 +33,9 @@ class ModelFinder:
 
     Args:
         settings: with the broker's URL.
-        timeout_seconds: how long to wait for a worker, where none is up. One that prepares the models is waited for as
-            long as it does, and the log tells of it; with 0 none is.
+        timeout_seconds: how long to wait for a worker, where none is up, and for Redis, which the client has reached
+            before. A worker that prepares the models is waited for as long as it does, and the log tells of it; with 0
+            nothing is waited for.
         watch: raises where none will come.
     """
 
@@ -40,19 +50,19 @@ class ModelFinder:
     def __call__(self, names: list[str], until: float | None = None) -> tuple[list[ModelInfo], list[SlotRecord]]:
         """The models, in the versions that most slots hold, and the slots that run them.
 
-        A worker that prepares them is waited for `until` then, by `time.monotonic`.
+        Redis, and a worker that prepares them, are waited for `until` then, by `time.monotonic`.
 
         Raises:
             UnknownModelError, NoWorkerError: no worker holds them.
             RequestTimeoutError: the time was up.
-            BrokerError: Redis cannot be reached.
+            BrokerError: Redis still cannot be reached, or refuses.
         """
         url, deadline = self._settings.broker_url or "", time.monotonic() + self._timeout_seconds
         closed, key_ids = self._closed, Sealer(self._settings.signing_key).key_ids
         awaited = Awaited(dict.fromkeys(names, ""))
         self._watch()
         while True:
-            slots, preparing = self._look(url)
+            slots, preparing = self._read(url, deadline if until is None else min(deadline, until))
             try:
                 infos = model_pinning.pin(names, slots, key_ids)
                 return infos, model_pinning.usable(slots, model_pinning.refs(infos))
@@ -63,16 +73,37 @@ class ModelFinder:
                 if not (comes and self._timeout_seconds) and (slots or now >= deadline):
                     where = f"; looked at {redacted(url)}"
                     raise type(error)(f"{error}{where}{awaited.seen(preparing)}") from None
-            self._watch()
-            if self._closed != closed:
-                raise NoWorkerError("the client was closed while it waited for a worker")
-            time.sleep(POLL_SECONDS)
+            self._pause(closed)
 
-    def _look(self, url: str) -> tuple[list[SlotRecord], dict[str, Preparing]]:
-        """All slots, and workers that prepare; read at once: one has slots by the time at which it prepares no more."""
-        slots: list[SlotRecord] = []
-        preparing: dict[str, Preparing] = {}
-        for shard, (workers, its, _) in ask_each(url, read_all).items():
-            slots += [slot for of_worker in workers.values() for slot in slots_on(shard, of_worker)]
-            preparing |= its
-        return slots, preparing
+    def _read(self, url: str, deadline: float) -> tuple[list[SlotRecord], dict[str, Preparing]]:
+        """All slots, and workers that prepare models, once Redis answers."""
+        closed, told = self._closed, False
+        while True:
+            try:
+                return _look(url)
+            except BrokerRefusedError:
+                raise
+            except BrokerError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    logger.warning("waits: %s", error)
+                    told = True
+            self._pause(closed)
+
+    def _pause(self, closed: int) -> None:
+        """Before the next look."""
+        self._watch()
+        if self._closed != closed:
+            raise NoWorkerError("the client was closed while it waited for a worker")
+        time.sleep(POLL_SECONDS)
+
+
+def _look(url: str) -> tuple[list[SlotRecord], dict[str, Preparing]]:
+    """Both are read at once: a worker has slots by the time at which it no longer prepares."""
+    slots: list[SlotRecord] = []
+    preparing: dict[str, Preparing] = {}
+    for shard, (workers, its, _) in ask_each(url, read_all).items():
+        slots += [slot for of_worker in workers.values() for slot in slots_on(shard, of_worker)]
+        preparing |= its
+    return slots, preparing

@@ -69,9 +69,8 @@ class Arena:
         self.spool, self.data = folder / "spool", folder / "data"
         self.set_pace(0)
         self.calls = Calls(folder)
-        options, prefix = (network.redis_options, network.on("redis")) if network else ((), ())
-        self.system = System(RedisServer(folder, PERSISTENT + options, prefix=prefix).start(), folder)
-        self.pids = {self.system.redis.pid}
+        self.pids: set[int] = set()
+        self.system = System(self.start_redis(), folder)
         self.dismissed: list[Worker] = []
         self._ready: set[int] = set()
         self.orphans: list[str] = []
@@ -81,6 +80,14 @@ class Arena:
         digits = {"path": model, "batch_rows": 64}
         self.manifest = write_manifest(folder, {"digits": digits | steps, NOW: digits})
         self.rows, self.model, self.wider = all_rows(), model, WIDER
+
+    def start_redis(self) -> RedisServer:
+        """A server that runs."""
+        network = self.network
+        options, prefix = (network.redis_options, network.on("redis")) if network else ((), ())
+        server = RedisServer(self.folder, PERSISTENT + options, prefix=prefix).start()
+        self.pids.add(server.pid)
+        return server
 
     @property
     def url(self) -> str:

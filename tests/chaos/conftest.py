@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.arena import Arena
+from tests.chaos.guarded_arena import GuardedArena
 from tests.chaos.wide_arena import WideArena
 
 _arenas: list[Arena] = []
@@ -45,6 +46,12 @@ def arena(arenas: Callable[[type[Arena]], Arena], request: pytest.FixtureRequest
 def wide_arena(arenas: Callable[[type[Arena]], Arena], request: pytest.FixtureRequest) -> Iterator[Arena]:
     """The same for the wider schedules."""
     yield from _peaceful(arenas(WideArena), request)
+
+
+@pytest.fixture
+def guarded_arena(arenas: Callable[[type[Arena]], Arena], request: pytest.FixtureRequest) -> Iterator[Arena]:
+    """The same for the guarded ones."""
+    yield from _peaceful(arenas(GuardedArena), request)
 
 
 def _peaceful(arena: Arena, request: pytest.FixtureRequest) -> Iterator[Arena]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
 from tests.chaos.callers import Callers
 from tests.chaos.checks import check_ledger, check_nothing_is_left
+from tests.chaos.guarded_arena import COURSES as FAILOVERS
 from tests.chaos.injuries import COURSES, Course
 from tests.chaos.scene import WORKER_TIMEOUT_SECONDS, Scene, begin
 from tests.chaos.schedule import ALONE, STOPS, Injury, Kind, Schedule
@@ -18,7 +19,7 @@ from tests.waiting import wait_until
 
 STILL_SECONDS = 60.0
 PATIENCE_SECONDS, SLOW_PACE_SECONDS = 0.5, 1.0
-_COURSES = COURSES | WIDER_COURSES
+_COURSES = COURSES | WIDER_COURSES | FAILOVERS
 
 
 class Companion(Protocol):

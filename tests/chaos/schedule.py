@@ -2,10 +2,10 @@
 
 seed --> a way to run the job, and injuries, each at a moment: so many chunks predicted
 
-There are two sets of schedules, each with seeds from 0 on. The first has the kinds of injuries that it has had from the
-beginning, so that a seed that failed once still means what it meant. Those of the wider set draw half of their injuries
-from WIDER, kinds that came later, from a generator of their own; they need a `WideArena`. A kind that is new belongs to
-neither: it would change what the seeds of both mean, and so makes a set of its own.
+There are three sets of schedules, each with seeds from 0 on and a generator of its own. The first has the kinds of
+injuries that it has had from the beginning, so that a seed that failed once still means what it meant. The wider set
+draws half of its injuries from WIDER, kinds that came later, in a `WideArena`; the guarded set half from FAILOVERS, in
+a `GuardedArena`. A kind that is new belongs to none of them, as it would change what their seeds mean: it makes a set.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Kind(StrEnum):
     LINK_SLOW = "all that passes between Redis and the others takes longer for a while"
     LINK_THROTTLED = "few bytes a second pass between Redis and the others for a while"
     MESSAGES_CUT = "connections to Redis end in the middle of a message"
+    PRIMARY_KILLED = "the primary is killed, and Sentinels make its replica the primary"
+    PRIMARY_LEAVES = "Sentinels are asked to make the replica the primary"
+    PRIMARY_STALE = "the primary is stopped, another one takes its place, and it comes back with what it had"
+    PRIMARY_DEMOTED = "the primary is made a replica, and everybody stays connected to it"
 
 
 WIDER = frozenset(
@@ -55,6 +59,9 @@ WIDER = frozenset(
     }
 )
 
+FAILOVERS = frozenset({Kind.PRIMARY_KILLED, Kind.PRIMARY_LEAVES, Kind.PRIMARY_STALE, Kind.PRIMARY_DEMOTED})
+# What concerns the one server of the other sets.
+_OF_ONE_REDIS = frozenset({Kind.REDIS_RESTARTED, Kind.REDIS_EMPTIED, Kind.REDIS_STOPPED})
 # While one of these is not over, nothing else happens: they take away what other injuries need.
 ALONE = frozenset(
     {
@@ -64,6 +71,7 @@ ALONE = frozenset(
         Kind.REDIS_FULL,
         Kind.PRODUCER_KILLED,
         Kind.PRODUCER_STOPPED,
+        *FAILOVERS,
     }
 )
 # One at a time, so that somebody works.
@@ -108,7 +116,7 @@ class Schedule:
         store: the way of the rows.
         chunk_rows: of each chunk.
         output: how the name of a command's output ends, a `/` for a folder that workers write.
-        wider: whether it is one of the wider set.
+        of: the set that it is of.
     """
 
     seed: int
@@ -118,11 +126,11 @@ class Schedule:
     chunk_rows: int
     injuries: tuple[Injury, ...]
     output: str = ".npy"
-    wider: bool = False
+    of: str = ""
 
     def __str__(self) -> str:
         way = f"celeriac predict -o {self.output}" if self.by_command else "Client.submit"
-        which = f"seed {self.seed}" + " of the wider schedules" * self.wider
+        which = f"seed {self.seed}" + f" of the {self.of} schedules" * bool(self.of)
         lines = [f"{which}: {way} of {self.source}, {self.store}, {self.chunk_rows} rows each"]
         return "\n  ".join([*lines, *map(str, self.injuries)])
 
@@ -149,12 +157,25 @@ def make_wider_schedule(seed: int, injuries: int = 6) -> Schedule:
     kinds = _draw_kinds(draw, injuries // 2, by_command, possible - WIDER)
     kinds += _draw_kinds(draw, injuries - len(kinds), False, possible & WIDER)
     draw.shuffle(kinds)
-    return Schedule(seed, by_command, source, store, chunk_rows, _draw_injuries(draw, kinds), wider=True)
+    return Schedule(seed, by_command, source, store, chunk_rows, _draw_injuries(draw, kinds), of="wider")
+
+
+def make_guarded_schedule(seed: int, injuries: int = 4) -> Schedule:
+    """The schedule of the guarded set that a seed has there: always the same one."""
+    draw = random.Random(f"guarded {seed}")  # noqa: S311
+    by_command = draw.random() < 0.3
+    source = "file" if by_command else draw.choice(["array", "file", "iterator"])
+    store = draw.choice(["redis", "redis", "files"])
+    chunk_rows = draw.choice([SMALL, LARGE])
+    kinds = _draw_kinds(draw, injuries // 2, by_command, _possible(store, chunk_rows) - WIDER - _OF_ONE_REDIS)
+    kinds += _draw_kinds(draw, injuries - len(kinds), False, FAILOVERS)
+    draw.shuffle(kinds)
+    return Schedule(seed, by_command, source, store, chunk_rows, _draw_injuries(draw, kinds), of="guarded")
 
 
 def _possible(store: str, chunk_rows: int) -> frozenset[Kind]:
-    """What may happen to a job whose rows go this way, but for the end of its producer."""
-    possible = set(Kind) - {Kind.PRODUCER_KILLED}
+    """What may happen to a job whose rows go this way, but for the end of its producer, and failovers."""
+    possible = set(Kind) - {Kind.PRODUCER_KILLED} - FAILOVERS
     if chunk_rows != LARGE or store == "slices":
         possible.remove(Kind.PAYLOAD_LOST)
     if chunk_rows != LARGE or store != "files":

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.arena import Arena
 from tests.chaos.run import run
-from tests.chaos.schedule import make_schedule, make_wider_schedule
+from tests.chaos.schedule import make_guarded_schedule, make_schedule, make_wider_schedule
 from tests.forms import seeds
 
 # Seeds that have failed once, each with what it found; they stay.
@@ -34,3 +34,8 @@ FAILED_ONCE_IN_WIDER = {44: "a test waited for the end of an injury for so long 
 @pytest.mark.parametrize("seed", seeds(short=[], long=50, failed_once=FAILED_ONCE_IN_WIDER))
 def test_a_job_ends_right_whatever_else_happens(wide_arena: Arena, seed: int) -> None:
     run(wide_arena, make_wider_schedule(seed))
+
+
+@pytest.mark.parametrize("seed", seeds(short=[], long=20))
+def test_a_job_ends_right_whichever_redis_is_the_primary(guarded_arena: Arena, seed: int) -> None:
+    run(guarded_arena, make_guarded_schedule(seed))

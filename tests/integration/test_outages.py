@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from tests.manifests import write_manifest
 from tests.seals import SEALER, outputs_ref, sealed_answer
 from tests.systems import System, serving
 from tests.waiting import wait_for_job, wait_until
-from worker_config.errors import ExitCode
+from worker_config.broker import KEY_PREFIX
+from worker_config.errors import BrokerError, ExitCode
 
 ROWS = np.random.default_rng(3).random((400, 4), np.float32)
 CHUNK_ROWS = 40
@@ -149,6 +151,32 @@ def test_a_watch_goes_on_though_a_redis_has_lost_its_job_for_a_while(
         job_store.finish(server, job, SEALER, JobState.DONE, 600)
         watched = watching.end()
     assert (watched.code, watched.stdout) == (ExitCode.OK, f"job {job.id} is done: 9 of 9 rows predicted\n")
+
+
+def test_what_is_asked_for_while_redis_is_away_waits_for_it(
+    system: System, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A request that is in flight, as one that begins."""
+    rows = gated_rows(system, 1)[:4]
+    with ThreadPoolExecutor(2) as threads:
+        in_flight = threads.submit(client.predict, "gated", rows)
+        with system.admin() as server:
+            wait_until(lambda: list(server.scan_iter(f"{KEY_PREFIX}taken:*")), "a child has taken the request")
+        system.redis.stop()
+        wait_until(lambda: "waits: Redis at" in caplog.text, "the request in flight waits for Redis")
+        begun = threads.submit(client.predict, "plus", ROWS[:3])
+        wait_until(lambda: caplog.text.count("waits: Redis at") > 1, "so does the other one")
+        open_gate(system)
+        system.redis.start()
+        np.testing.assert_array_equal(in_flight.result(), rows + 1)
+        np.testing.assert_array_equal(begun.result(), ROWS[:3] + 1)
+
+
+def test_redis_is_waited_for_as_long_as_workers_are(system: System) -> None:
+    with Client(system.url, worker_timeout_seconds=2) as client:
+        system.redis.stop()
+        with pytest.raises(BrokerError, match="cannot be reached"):
+            client.predict("plus", ROWS)
 
 
 def test_a_job_that_waits_for_redis_can_be_cancelled(
