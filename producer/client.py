@@ -60,7 +60,8 @@ class Client(OutputClient):
     Args:
         broker_url: `redis://HOST:PORT/DB`, `rediss://...`, `unix:///PATH` or `sentinel://HOST:PORT,HOST:PORT/NAME/DB`,
             or those of several shards with commas between them; `CELERIAC_BROKER_URL` if left out.
-        worker_timeout_seconds: how long to wait for a worker, where none is up; while one prepares the models, longer.
+        worker_timeout_seconds: how long to wait for a worker, where none is up; while one prepares the models, longer;
+            and for Redis, where it is away when a job or a request begins.
         settings: all other settings; from the environment if left out.
         watch: is asked while something is waited for; raises if it will not come, as the system has ended.
 

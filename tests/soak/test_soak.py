@@ -43,7 +43,7 @@ def test_laps_leave_nothing_and_are_sampled(tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_seed_has_the_same_laps() -> None:
-    laps = [lap_schedule(3, lap) for lap in range(60)]
-    assert laps == [lap_schedule(3, lap) for lap in range(60)]
+    laps = [lap_schedule(3, lap) for lap in range(150)]
+    assert laps == [lap_schedule(3, lap) for lap in range(150)]
     assert {injury.kind for lap in laps for injury in lap.injuries} == set(Kind) - FAILOVERS
     assert {lap.output for lap in laps if lap.by_command} == {".npy", ".parquet/", ".zarr/"}
