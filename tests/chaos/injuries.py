@@ -10,6 +10,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar, cast
 
 import psutil
@@ -137,10 +138,12 @@ def answer_doubled(scene: Scene, injury: Injury) -> Course:
 
 def payload_lost(scene: Scene, injury: Injury) -> Course:
     def lose() -> bool:
-        """The last chunk's, as no child has begun it."""
-        if scene.schedule.store == "files":
+        """The last chunk's, as no child has begun it; after a full disk Redis takes them, whatever the store."""
+        with suppress(FileNotFoundError):
             found = sorted(scene.spool.glob(f"{scene.job_id()}/rows-*"), key=lambda path: path.stat().st_mtime)
-            return bool(found) and _unlink(found[-1])
+            if found:
+                found[-1].unlink()
+                return True
         prefix = keys.payload(scene.job_id(), 0)[:-1]
         named = sorted(int(key[len(prefix) :]) for key in scene.server.scan_iter(f"{prefix}*"))
         return bool(named) and scene.server.unlink(f"{prefix}{named[-1]}") == 1
@@ -222,14 +225,6 @@ def _take_answer(scene: Scene) -> Answer:
     answer = opened_answer(scene.job_id(), wait_until(take, "an answer comes"))
     assert answer.job == scene.job_id()
     return answer
-
-
-def _unlink(path: os.PathLike[str]) -> bool:
-    try:
-        os.unlink(path)  # noqa: PTH108
-    except FileNotFoundError:
-        return False
-    return True
 
 
 COURSES: dict[Kind, Callable[[Scene, Injury], Course]] = {
