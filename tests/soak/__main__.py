@@ -38,14 +38,14 @@ def main() -> int:
         return 1
     finally:
         warm.end()
-        left = run_folder.end()
-    files = soaked.files_left + left
-    found = findings(soaked.samples, soaked.seconds, soaked.keys_left, files)
+        if left := run_folder.end():
+            print("\nleft, if nothing else ran meanwhile:", *left, sep="\n  ", file=sys.stderr)
+    found = findings(soaked.samples, soaked.seconds, soaked.keys_left, soaked.files_left)
     sizes = {"seed": chosen.seed, "hours": f"{soaked.seconds / 3_600:.2f}", "laps": len(soaked.samples)}
     measured = {
         "samples": [sample.as_dict() for sample in soaked.samples],
         "keys left": soaked.keys_left,
-        "files left": files,
+        "files left": soaked.files_left,
     }
     report("soak", sizes, found, void=False, quick=chosen.hours < 0.5, measured=measured)
     return int(any(finding.reached is False for finding in found))

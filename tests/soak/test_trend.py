@@ -31,7 +31,15 @@ def samples(
         seconds = 0.01 + seconds_per_hour * hours + draw.random() / 1e3
         processes = [process("main process", 1), process("child", 100 + number // 50)]
         made.append(
-            Sample(at, number, processes, {"jobs": 1}, 10**6, {"spool": 1}, Probe(seconds, 2 * seconds, seconds))
+            Sample(
+                at,
+                number,
+                processes,
+                {"jobs": 1},
+                10**6,
+                {"spool": 1, "temporary": 3},
+                Probe(seconds, 2 * seconds, seconds),
+            )
         )
     return made
 

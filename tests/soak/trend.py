@@ -89,6 +89,9 @@ def findings(
             _ratio("a chunk's seconds, 95th percentile", np.array([one.probe.percentile_95 for one in steady]), False),
             _ratio("a chunk's processor seconds", np.array([one.probe.cpu for one in steady]), is_long),
         ]
+        found.append(_more("temporary files", np.array([one.files["temporary"] for one in steady], float)))
+        more = growth(np.array([sum(one.keys.values()) for one in steady], float))
+        found.append(Finding("keys, those of jobs that may be there for a while included", f"{more:+.1f}"))
     found.append(Finding("keys left", str(len(keys_left)), "0", not keys_left, ", ".join(keys_left)))
     found.append(Finding("files left", str(len(files_left)), "0", not files_left, ", ".join(files_left)))
     return found
@@ -110,10 +113,12 @@ def _of_kind(kind: str, series: list[Series], seconds: float) -> list[Finding]:
             told,
         )
     ]
-    for what, value in counts.items():
-        more = growth(longest.steady(value)[1])
-        found.append(Finding(f"{kind}: {what}", f"{more:+.1f}", f"<= {AIM_MORE:.0f}", more <= AIM_MORE))
-    return found
+    return [*found, *(_more(f"{kind}: {what}", longest.steady(value)[1]) for what, value in counts.items())]
+
+
+def _more(what: str, values: np.ndarray) -> Finding:
+    more = growth(values)
+    return Finding(what, f"{more:+.1f}", f"<= {AIM_MORE:.0f}", more <= AIM_MORE)
 
 
 def _slope(what: str, mb_per_hour: float, is_long: bool, note: str) -> Finding:
