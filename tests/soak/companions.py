@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,12 +15,15 @@ from producer import Client
 from producer.training import Loader
 from tests.chaos.arena import Arena
 from tests.chaos.scene import MODEL
+from tests.waiting import wait_until
+from worker_config.errors import BrokerError
 from worker_config.settings import Settings
 
 CHUNK_ROWS = 160
 MOST_CHUNKS = 20
 BATCH_ROWS = 100
 END_SECONDS = 180.0
+T = TypeVar("T")
 
 
 class Repeated(ABC):
@@ -78,12 +84,27 @@ class Training(Repeated):
 
 
 class Detached(Repeated):
-    """Jobs that are left in Redis, attached to, fetched, and removed."""
+    """Jobs that are left in Redis, attached to, fetched, and removed; each step again where Redis is away for long."""
 
     def once(self, client: Client, rows: int, draw: random.Random) -> None:
-        job = client.attach(client.submit(MODEL, self.arena.rows[:rows], chunk_rows=CHUNK_ROWS, detach=True))
-        self.arena.expect(job.result())
-        job.cancel()
+        data = self.arena.rows[:rows]
+        job_id = _until_redis_answers(lambda: client.submit(MODEL, data, chunk_rows=CHUNK_ROWS, detach=True))
+        job = _until_redis_answers(lambda: client.attach(job_id))
+        self.arena.expect(_until_redis_answers(job.result))
+        _until_redis_answers(job.cancel)
+
+
+def _until_redis_answers(step: Callable[[], T]) -> T:
+    """What a step gives; one that could not reach Redis has left nothing, and can be made again."""
+    given: list[T] = []
+
+    def made() -> bool:
+        with suppress(BrokerError):
+            given.append(step())
+        return bool(given)
+
+    wait_until(made, "Redis answers")
+    return given[0]
 
 
 def _in_order(rows: np.ndarray) -> np.ndarray:
