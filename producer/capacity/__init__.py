@@ -1,0 +1,1 @@
+"""Capacity planning: measured costs --> a simulation of the whole system --> how long, what limits, what to change."""

@@ -1,0 +1,83 @@
+"""What a chunk costs each kind of process, as it was measured: the numbers that the simulation runs on.
+
+python -m benchmarks.capacity_costs --> costs.json --read_costs--> Costs
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worker_config.errors import UsageError
+
+PACKAGED = Path(__file__).with_name("costs.json")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Processor milliseconds by kind of process; of workers, one main process and the children of all slots."""
+
+    producer_ms: float = 0.0
+    redis_ms: float = 0.0
+    main_ms: float = 0.0
+    child_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of one machine's processors, and of the ways between processes.
+
+    Attributes:
+        chunk: of each chunk, whatever it holds, where processes find the next one waiting when they are done with one.
+        wake: of each chunk beside that, where a process has slept before it.
+        inline_mib: of each MiB of rows that ride in messages.
+        stored_mib: of each MiB of rows that go by a key of Redis.
+        worker_second: of each second, for each worker, chunks or not.
+        slot_second: of each second, for each slot.
+        earlier_us: microseconds of the producer at each answer, for each open chunk that was sent before it.
+        hop_ms: from one process to another of the same host, until it runs.
+        job_ms: a job's begin and end, from `submit` to the result of no work.
+        child_start_seconds: from a child's death until another one holds the models; the time of a small model.
+        measured: when, on what, with which versions; for people.
+    """
+
+    chunk: Work
+    wake: Work = Work()
+    inline_mib: Work = Work()
+    stored_mib: Work = Work()
+    worker_second: Work = Work()
+    slot_second: Work = Work()
+    earlier_us: float = 0.0
+    hop_ms: float = 0.0
+    job_ms: float = 0.0
+    child_start_seconds: float = 0.0
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> str:
+        """The same, for `read_costs`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+# A system whose processes cost nothing.
+FREE = Costs(Work())
+
+
+def read_costs(path: Path = PACKAGED) -> Costs:
+    """The costs in a file; those that were measured for this release, if left out.
+
+    Raises:
+        UsageError: it cannot be read, or is no such file.
+    """
+    try:
+        fields: Any = json.loads(path.read_text())
+        works = {
+            name: Work(**value) for name, value in fields.items() if isinstance(value, dict) and name != "measured"
+        }
+        return Costs(**{**fields, **works})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: no costs of a capacity plan: {error}; python -m benchmarks.capacity_costs writes them"
+        ) from error

@@ -1,0 +1,217 @@
+"""A simulated producer: it sends, waits and collects as the loop of a job does, with the window and the sizes of one.
+
+ChunkSizer --rows--> Window admits --> brokers ... answers --a few at once--> window, sizer --> the next chunks
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from producer.capacity.events import Host, Server
+from producer.capacity.parts import Broker, SimulatedChunk, Stage
+from producer.scheduling.chunk_sizer import ChunkSizer
+from producer.scheduling.open_chunk import OpenChunk
+from producer.scheduling.stragglers import Stragglers
+from producer.scheduling.window import Window
+from tasks.protocol.messages import MAX_INLINE_BYTES
+from worker_config.retry_policy import LIVENESS_LOOK_SECONDS, STRAGGLER_LOOK_SECONDS, WORKER_TTL_SECONDS
+
+# As of `producer.job`, which needs numpy; a test holds them against each other.
+BATCH_CHUNKS, BATCH_BYTES = 16, 2**20
+ANSWERS_AT_ONCE = 64
+COLLECT_SECONDS = 0.008
+# What a chunk costs a producer falls to its sending and its answer alike.
+_HALF = 0.5
+_MIB = 2**20
+
+
+class SimulatedJob:
+    """One producer with one job.
+
+    Attributes:
+        rows_answered: so far.
+        chunks_sent: of them; `chunks_again` were sent more than once.
+        ended_at: when all was answered.
+    """
+
+    def __init__(
+        self, stage: Stage, host: Host, rows: int, brokers: Sequence[Broker], on_answer: Callable[[], object]
+    ) -> None:
+        costs, scenario = stage.costs, stage.scenario
+        self.server = Server(stage.clock, host)
+        self.rows_answered = self.chunks_sent = self.chunks_again = 0
+        self.ended_at: float | None = None
+        self._stage, self._brokers, self._on_answer = stage, brokers, on_answer
+        self._rows, self._left = rows, rows
+        self._window = Window(scenario.slots)
+        self._window.share = 1 / scenario.producers
+        self._sizer = ChunkSizer(
+            1,
+            scenario.row_bytes,
+            batch_seconds=scenario.row_seconds,
+            store="redis" if scenario.row_bytes else "slices",
+            fixed_rows=scenario.chunk_rows,
+            chunk_seconds=scenario.chunk_seconds,
+        )
+        self._half = costs.chunk.producer_ms * _HALF / 1e3
+        self._second = (
+            costs.worker_second.producer_ms * scenario.workers + costs.slot_second.producer_ms * scenario.slots
+        ) / 1e3
+        self._round_trip = 2 * stage.to_broker_seconds
+        self._random = random.Random(scenario.seed)  # noqa: S311 - nothing is kept secret by it
+        self._answers: deque[SimulatedChunk] = deque()
+        self._is_blocked = False
+        self._looked_at = self._looked_late_at = 0.0
+        self.open: dict[int, SimulatedChunk] = {}
+        self._first_open = self._held_back = 0
+        self._lost: dict[int, float] = {}
+        self._stragglers = Stragglers()
+
+    def start(self) -> None:
+        """Submit it."""
+        self._step()
+
+    def lose(self, chunks: Sequence[SimulatedChunk]) -> None:
+        """Chunks have gone with a worker: each is sent again when it is late."""
+        now = self._stage.clock.now
+        mine = (one for one in chunks if self.open.get(one.index) is one)
+        self._lost = {one.index: now if one.began_at is None else one.began_at for one in mine}
+        self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
+
+    def lose_slots(self, slots: int) -> None:
+        """So many are gone, which is known when their worker's record has expired."""
+        left = self._window.slots - slots
+        self._stage.clock.after(WORKER_TTL_SECONDS, setattr, self._window, "slots", left)
+
+    def send_again(self, chunks: Sequence[SimulatedChunk]) -> None:
+        """Once more, with their rows, to the head of the queue."""
+        mine = [one for one in chunks if self.open.get(one.index) is one]
+        self.chunks_again += len(mine)
+        if mine:
+            self.server.ask(len(mine) * self._half, self._publish, mine, True, holds=self._round_trip)
+
+    def _step(self) -> None:
+        if batch := self._cut():
+            mib_ms = sum(map(self._mib_ms, batch))
+            stored = sum(1 for one in batch if one.stored_mib)
+            seconds = len(batch) * self._half + mib_ms / 1e3
+            self.server.ask(seconds, self._published, batch, holds=(1 + stored) * self._round_trip)
+        elif self.open:
+            if self._window.is_short:
+                self._take()
+            else:
+                self._stage.clock.after(COLLECT_SECONDS, self._take)
+        else:
+            self.ended_at = self._stage.clock.now
+
+    def _cut(self) -> list[SimulatedChunk]:
+        batch: list[SimulatedChunk] = []
+        size = 0.0
+        scenario, window, sizer = self._stage.scenario, self._window, self._sizer
+        while self._left and len(batch) < BATCH_CHUNKS and size < BATCH_BYTES:
+            rows = min(self._left, sizer.next_rows(self._left, window.slots, window.chunk_bytes))
+            in_flight = sizer.bytes_in_flight(rows)
+            if not window.admits(self._held_back, in_flight):
+                break
+            size += (payload := rows * scenario.row_bytes)
+            seconds = rows * scenario.row_seconds
+            if scenario.variation:
+                seconds *= max(0.0, self._random.gauss(1.0, scenario.variation))
+            mib = payload / _MIB
+            is_inline = payload <= MAX_INLINE_BYTES
+            chunk = SimulatedChunk(
+                self.chunks_sent,
+                rows,
+                mib if is_inline else 0.0,
+                0.0 if is_inline else mib,
+                seconds,
+                self._brokers[self.chunks_sent % len(self._brokers)],
+                self._answered,
+                in_flight,
+            )
+            self.open[chunk.index] = chunk
+            self.chunks_sent += 1
+            self._left -= rows
+            window.sent(in_flight)
+            batch.append(chunk)
+        return batch
+
+    def _published(self, batch: list[SimulatedChunk]) -> None:
+        self._publish(batch)
+        self._step()
+
+    def _publish(self, batch: Sequence[SimulatedChunk], first: bool = False) -> None:
+        now = self._stage.clock.now
+        by_broker: defaultdict[Broker, list[SimulatedChunk]] = defaultdict(list)
+        for chunk in batch:
+            chunk.sent_at = now
+            by_broker[chunk.broker].append(chunk)
+        for broker, chunks in by_broker.items():
+            broker.push(chunks, first=first)
+
+    def _answered(self, chunk: SimulatedChunk) -> None:
+        """An answer lies on the job's list."""
+        self._answers.append(chunk)
+        if self._is_blocked:
+            self._is_blocked = False
+            self._collect([self._answers.popleft()], self._stage.costs.wake.producer_ms / 1e3)
+
+    def _take(self) -> None:
+        if not self._answers:
+            self._is_blocked = True
+            return
+        count = min(len(self._answers), ANSWERS_AT_ONCE)
+        self._collect([self._answers.popleft() for _ in range(count)])
+
+    def _collect(self, chunks: list[SimulatedChunk], seconds: float = 0.0) -> None:
+        costs, now = self._stage.costs, self._stage.clock.now
+        for chunk in chunks:
+            earlier = max(0, chunk.index - self._first_open - self._held_back)
+            seconds += self._half + earlier * costs.earlier_us / 1e6 + self._mib_ms(chunk) / 1e3
+        looks = int((now - self._looked_at) / LIVENESS_LOOK_SECONDS)
+        self._looked_at += looks * LIVENESS_LOOK_SECONDS
+        self.server.ask(seconds + looks * self._second, self._joined, chunks, holds=self._round_trip)
+
+    def _joined(self, chunks: list[SimulatedChunk]) -> None:
+        for chunk in chunks:
+            if self.open.pop(chunk.index, None) is None:
+                continue  # a second answer
+            self.rows_answered += chunk.rows
+            self._window.answered(chunk.bytes_in_flight, chunk.seconds)
+            self._sizer.answered(chunk.rows, chunk.seconds, 0)
+            # It reads no more than index and rows, where nothing else is open.
+            self._stragglers.answered(cast("OpenChunk", chunk), chunk.seconds, 0.0, ())
+            self._held_back += 1
+        while self._held_back and self._first_open not in self.open:
+            self._first_open += 1
+            self._held_back -= 1
+        now = self._stage.clock.now
+        if self._window.share != 1 and now - self._looked_late_at >= STRAGGLER_LOOK_SECONDS:
+            self._looked_late_at = now
+            self._window.waiting(sum(broker.queued for broker in self._brokers))
+        self._on_answer()
+        self._step()
+
+    def _send_late(self) -> None:
+        """As the job looks for stragglers, but at those alone that are known to be lost."""
+        now = self._stage.clock.now
+        self._lost = {index: since for index, since in self._lost.items() if index in self.open}
+        late = [
+            chunk
+            for index, since in self._lost.items()
+            if now - since > self._stragglers.limit_seconds((chunk := self.open[index]).rows)
+        ]
+        for chunk in late:
+            del self._lost[chunk.index]
+        self.send_again(late)
+        if self._lost:
+            self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
+
+    def _mib_ms(self, chunk: SimulatedChunk) -> float:
+        """Half of what its rows cost the producer, which is spent at sending and when they are given away."""
+        costs = self._stage.costs
+        whole = chunk.inline_mib * costs.inline_mib.producer_ms + chunk.stored_mib * costs.stored_mib.producer_ms
+        return whole * _HALF

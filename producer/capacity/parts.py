@@ -1,0 +1,229 @@
+"""The processes of a simulated system but for its producers: brokers, and workers with their slots.
+
+Broker   messages wait in its queue; every command of a chunk takes its time
+Worker   a main process that takes one chunk more than it has slots, and the slots
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from producer.capacity.costs import Costs
+from producer.capacity.events import Clock, Host, Server
+from producer.capacity.scenario import Scenario
+
+# Of what a chunk costs Redis: as its message is pushed, as a worker takes it and holds it, as a child begins it, as it is
+# answered and the answer taken.
+_BROKER_SHARES = 4
+# What a chunk costs a main process falls to its coming and its end alike; a child's, to before and after the model.
+_HALF = 0.5
+# A worker that has lost a broker has found it again by then.
+RECONNECT_SECONDS = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class SimulatedChunk:
+    """A chunk on its way; times are simulated seconds."""
+
+    index: int
+    rows: int
+    inline_mib: float
+    stored_mib: float
+    seconds: float
+    broker: Broker
+    answer: Callable[[SimulatedChunk], object]
+    bytes_in_flight: int = 0
+    sent_at: float = 0.0
+    began_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all processes share: the clock, the costs, the ways between hosts."""
+
+    clock: Clock
+    costs: Costs
+    scenario: Scenario
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def to_broker_seconds(self) -> float:
+        """One way."""
+        return (self.costs.hop_ms + self.scenario.network_ms) / 1e3
+
+
+class Broker:
+    """One Redis: a process of one thread, and the queue of messages that it holds."""
+
+    def __init__(self, stage: Stage, host: Host) -> None:
+        self.server = Server(stage.clock, host, stage.costs.wake.redis_ms / _BROKER_SHARES / 1e3)
+        self.is_up = True
+        self._stage = stage
+        self._each = stage.costs.chunk.redis_ms / _BROKER_SHARES / 1e3
+        self._to_worker = stage.to_broker_seconds
+        self._queue: deque[SimulatedChunk] = deque()
+        self._waiting: deque[Worker] = deque()
+        self._for_its_return: list[Callable[[], object]] = []
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait."""
+        return len(self._queue)
+
+    def ask(self, chunks: int, done: Callable[..., object], *args: Any, mib_ms: float = 0.0) -> None:
+        """A command for so many chunks; once it is up, if it is not."""
+        if not self.is_up:
+            self._for_its_return.append(lambda: self.ask(chunks, done, *args, mib_ms=mib_ms))
+            return
+        self.server.ask(chunks * self._each + mib_ms / 1e3, done, *args)
+
+    def push(self, chunks: list[SimulatedChunk], *, first: bool = False) -> None:
+        """Messages come, each with its rows."""
+        costs = self._stage.costs
+        mib_ms = sum(
+            one.inline_mib * costs.inline_mib.redis_ms + one.stored_mib * costs.stored_mib.redis_ms for one in chunks
+        )
+        self.ask(len(chunks), self._pushed, chunks, first, mib_ms=mib_ms)
+
+    def pull(self, worker: Worker) -> None:
+        """A worker waits for a message."""
+        self.ask(1, self._pulled, worker)
+
+    def fail(self, back_seconds: float) -> None:
+        """Die, and come back empty; commands of now wait for that."""
+        self.is_up = False
+        self._queue.clear()
+        self._waiting.clear()
+        self._stage.clock.after(back_seconds, self._come_back)
+
+    def _come_back(self) -> None:
+        self.is_up = True
+        waiting, self._for_its_return = self._for_its_return, []
+        for call in waiting:
+            call()
+
+    def _pushed(self, chunks: list[SimulatedChunk], first: bool) -> None:
+        if first:
+            self._queue.extendleft(reversed(chunks))
+        else:
+            self._queue.extend(chunks)
+        self._serve()
+
+    def _pulled(self, worker: Worker) -> None:
+        self._waiting.append(worker)
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._queue and self._waiting:
+            worker, chunk = self._waiting.popleft(), self._queue.popleft()
+            if worker.is_alive:
+                self._stage.clock.after(self._to_worker, worker.receive, chunk)
+            else:
+                self._queue.appendleft(chunk)
+
+
+class Worker:
+    """A main process and its slots; it takes chunks from all brokers, as many as its slots and one more."""
+
+    def __init__(self, stage: Stage, host: Host, slots: int, brokers: Iterable[Broker]) -> None:
+        costs = stage.costs
+        self.main = Server(stage.clock, host, costs.wake.main_ms * _HALF / 1e3)
+        self.slots = slots
+        self.is_alive = True
+        self.slot_seconds = 0.0
+        self.in_hand: set[SimulatedChunk] = set()
+        self._stage, self._host, self._brokers = stage, host, list(brokers)
+        self._half_main = costs.chunk.main_ms * _HALF / 1e3
+        self._half_child = costs.chunk.child_ms * _HALF / 1e3
+        self._hop, self._to_broker = costs.hop_ms / 1e3, stage.to_broker_seconds
+        self._free = slots
+        self._waiting: deque[SimulatedChunk] = deque()
+        self._asked: set[Broker] = set()
+
+    def pull(self) -> None:
+        """Ask the brokers for a message each, where one more may come."""
+        if not self.is_alive or len(self.in_hand) > self.slots:
+            return
+        for broker in self._brokers:
+            if broker not in self._asked:
+                self._asked.add(broker)
+                self._stage.clock.after(self._to_broker, broker.pull, self)
+
+    def receive(self, chunk: SimulatedChunk) -> None:
+        """A message has come; the main process tells the broker that it holds it, and waits for the answer."""
+        self._asked.discard(chunk.broker)
+        self.in_hand.add(chunk)
+        seconds = self._half_main + chunk.inline_mib * self._stage.costs.inline_mib.main_ms / 1e3
+        self.main.ask(seconds, self._received, chunk, holds=2 * self._to_broker)
+
+    def fail(self) -> None:
+        """Die with all slots."""
+        self.is_alive = False
+
+    def lose(self, broker: Broker, back_seconds: float) -> None:
+        """A broker has gone; ask it again once it is there."""
+        self._asked.add(broker)
+        self._stage.clock.after(back_seconds + RECONNECT_SECONDS, self._find, broker)
+
+    def _find(self, broker: Broker) -> None:
+        self._asked.discard(broker)
+        self.pull()
+
+    def _received(self, chunk: SimulatedChunk) -> None:
+        if self._free:
+            self._give(chunk)
+        else:
+            self._waiting.append(chunk)
+        self.pull()
+
+    def _give(self, chunk: SimulatedChunk) -> None:
+        """To a free child, which asks the broker whether the chunk is wanted."""
+        self._free -= 1
+        self._stage.clock.after(self._hop, self._begin, chunk)
+
+    def _begin(self, chunk: SimulatedChunk) -> None:
+        if not self.is_alive:
+            return
+        costs = self._stage.costs
+        mib_ms = chunk.inline_mib * costs.inline_mib.child_ms + chunk.stored_mib * costs.stored_mib.child_ms
+        self._host.compute(self._half_child + mib_ms / 1e3, self._ask_begin, chunk)
+
+    def _ask_begin(self, chunk: SimulatedChunk) -> None:
+        self._stage.clock.after(self._to_broker, chunk.broker.ask, 1, self._begun, chunk)
+
+    def _begun(self, chunk: SimulatedChunk) -> None:
+        self._stage.clock.after(self._to_broker, self._run, chunk)
+
+    def _run(self, chunk: SimulatedChunk) -> None:
+        if not self.is_alive:
+            return
+        now = self._stage.clock.now
+        chunk.began_at = now
+        self._stage.waits.append(now - chunk.sent_at)
+        run = self._host.compute if self._stage.scenario.computes else self._stage.clock.after
+        run(chunk.seconds, self._ran, chunk, now)
+
+    def _ran(self, chunk: SimulatedChunk, began_at: float) -> None:
+        if not self.is_alive:
+            return
+        self.slot_seconds += self._stage.clock.now - began_at
+        self._host.compute(self._half_child, self._ask_answer, chunk)
+
+    def _ask_answer(self, chunk: SimulatedChunk) -> None:
+        self._stage.clock.after(self._to_broker, chunk.broker.ask, 1, self._answered, chunk)
+
+    def _answered(self, chunk: SimulatedChunk) -> None:
+        if not self.is_alive:
+            return
+        self._stage.clock.after(self._to_broker, chunk.answer, chunk)
+        self._stage.clock.after(self._to_broker + self._hop, self.main.ask, self._half_main, self._ended, chunk)
+
+    def _ended(self, chunk: SimulatedChunk) -> None:
+        self.in_hand.discard(chunk)
+        self._free += 1
+        if self._waiting:
+            self._give(self._waiting.popleft())
+        self.pull()

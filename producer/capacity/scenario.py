@@ -1,0 +1,81 @@
+"""The question that a plan answers: which data set, on which machines, and what dies meanwhile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from producer.scheduling.chunk_sizer import CHUNK_SECONDS
+from worker_config.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A death in the middle of the job.
+
+    Attributes:
+        what: one worker with all its slots, which does not come back; or one broker, which comes back empty.
+        at: the share of the rows that is answered then.
+    """
+
+    what: Literal["worker", "broker"]
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One data set on one system.
+
+    Attributes:
+        rows: of the data set; jobs of several producers share them alike.
+        row_seconds: of one row in one slot.
+        slots: of all workers together, shared alike.
+        workers: main processes, each on a host of its own.
+        producers: processes that each submit one job of its share of the rows.
+        brokers: Redis servers, over which the chunks of each job are spread by index.
+        chunk_rows: rows of each chunk; None where they are cut by time.
+        chunk_seconds: what they then shall take.
+        row_bytes: of one row on its way to workers; 0 where these read it in its file.
+        cores_per_host: which the processes of a host share; infinite where each has a core for itself.
+        one_host: all processes are on the same host, as those of the embedded system.
+        computes: the model takes a core while it runs; else it only takes time.
+        variation: of the seconds of chunks, as the share of them that is their standard deviation.
+        network_ms: from one host to another, one way.
+        failure: what dies, if anything.
+        broker_back_seconds: until a broker that died is up again.
+        seed: of all that is drawn.
+    """
+
+    rows: int
+    row_seconds: float
+    slots: int
+    workers: int = 1
+    producers: int = 1
+    brokers: int = 1
+    chunk_rows: int | None = None
+    chunk_seconds: float = CHUNK_SECONDS
+    row_bytes: float = 0.0
+    cores_per_host: float = math.inf
+    one_host: bool = False
+    computes: bool = True
+    variation: float = 0.0
+    network_ms: float = 0.0
+    failure: Failure | None = None
+    broker_back_seconds: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "slots", "workers", "producers", "brokers"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.row_seconds < math.inf:
+            raise UsageError(f"row_seconds is {self.row_seconds}: it must be at least 0, and not endless")
+        if self.cores_per_host <= 0:
+            raise UsageError(f"cores_per_host is {self.cores_per_host}: it must be more than 0")
+        if self.workers > self.slots:
+            raise UsageError(f"{self.workers} workers have only {self.slots} slots: each needs one at least")
+        if self.producers > self.rows:
+            raise UsageError(f"{self.producers} producers have only {self.rows} rows: each needs one at least")
+        if self.failure and self.failure.what == "worker" and self.workers < 2:
+            raise UsageError("the only worker cannot be the one that fails: nothing would end; give workers 2 at least")

@@ -1,0 +1,153 @@
+"""Runs a scenario through simulated time: hosts, brokers, workers and jobs, and what dies meanwhile.
+
+Scenario, Costs --> Simulation.run --> Outcome: when it ended, how busy each kind of process was, how chunks waited
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from producer.capacity.costs import Costs
+from producer.capacity.events import Clock, Host
+from producer.capacity.job import SimulatedJob
+from producer.capacity.parts import Broker, Stage, Worker
+from producer.capacity.scenario import Scenario
+from worker_config.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scenario.
+
+    Attributes:
+        seconds: from submit to the last answer, of all jobs.
+        chunks: that were sent; `chunks_again` of them once more.
+        slots_busy: the share of all slots' time in which they ran chunks.
+        waits: seconds of each chunk from being sent to its beginning in a slot, sorted.
+        used: the share of the time in which the busiest process of each kind had something to do; of `cores`, of the
+            busiest host.
+        rows_by_time: seconds, and rows answered until then, at about a hundred moments.
+    """
+
+    seconds: float
+    chunks: int
+    chunks_again: int
+    slots_busy: float
+    waits: Sequence[float]
+    used: dict[str, float]
+    rows_by_time: Sequence[tuple[float, int]]
+
+
+class Simulation:
+    """One run of a scenario; the same for the same costs and seed."""
+
+    def __init__(self, scenario: Scenario, costs: Costs) -> None:
+        self._scenario, self._clock = scenario, Clock()
+        stage = self._stage = Stage(self._clock, costs, scenario)
+        shared = Host(self._clock, scenario.cores_per_host) if scenario.one_host else None
+        self._worker_hosts = (
+            [shared] if shared else [Host(self._clock, scenario.cores_per_host) for _ in range(scenario.workers)]
+        )
+        self._brokers = [Broker(stage, shared or Host(self._clock)) for _ in range(scenario.brokers)]
+        self._workers = [
+            Worker(stage, shared or host, slots, self._brokers)
+            for host, slots in zip(
+                self._worker_hosts * (scenario.workers if shared else 1),
+                _shares(scenario.slots, scenario.workers),
+                strict=True,
+            )
+        ]
+        self._jobs = [
+            SimulatedJob(stage, shared or Host(self._clock), rows, self._brokers, self._on_answer)
+            for rows in _shares(scenario.rows, scenario.producers)
+        ]
+        self._failure = scenario.failure
+        self._rows_by_time: list[tuple[float, int]] = []
+
+    def run(self) -> Outcome:
+        """To the end of the last job.
+
+        Raises:
+            UsageError: nothing happens any more, and not all is answered.
+        """
+        for worker in self._workers:
+            worker.pull()
+        self._clock.after(1.0, self._tick)
+        for job in self._jobs:
+            self._clock.after(self._stage.costs.job_ms / 2e3, job.start)
+        self._clock.run()
+        if any(job.ended_at is None for job in self._jobs):
+            raise UsageError("the data set would never be done: no slot is left")
+        seconds = self._clock.now + self._stage.costs.job_ms / 2e3
+        return Outcome(
+            seconds,
+            sum(job.chunks_sent for job in self._jobs),
+            sum(job.chunks_again for job in self._jobs),
+            sum(worker.slot_seconds for worker in self._workers) / self._scenario.slots / seconds,
+            sorted(self._stage.waits),
+            self._used(seconds),
+            self._rows_by_time,
+        )
+
+    def _used(self, seconds: float) -> dict[str, float]:
+        finite = [host for host in self._worker_hosts if host.cores < math.inf]
+        return {
+            "slots": max(worker.slot_seconds / worker.slots for worker in self._workers) / seconds,
+            "producers": max(job.server.busy_seconds for job in self._jobs) / seconds,
+            "brokers": max(broker.server.busy_seconds for broker in self._brokers) / seconds,
+            "main processes": max(worker.main.busy_seconds for worker in self._workers) / seconds,
+            **({"cores": max(host.worked_seconds / host.cores for host in finite) / seconds} if finite else {}),
+        }
+
+    def _tick(self) -> None:
+        """What processes do every second, whether there are chunks or not."""
+        costs = self._stage.costs
+        if all(job.ended_at is not None for job in self._jobs):
+            return
+        for worker in self._workers:
+            if worker.is_alive:
+                main_ms = costs.worker_second.main_ms + costs.slot_second.main_ms * worker.slots
+                worker.main.ask(main_ms / 1e3, _nothing)
+                for broker in self._brokers:
+                    broker_ms = costs.worker_second.redis_ms + costs.slot_second.redis_ms * worker.slots
+                    broker.server.ask(broker_ms / 1e3, _nothing)
+        self._clock.after(1.0, self._tick)
+
+    def _on_answer(self) -> None:
+        answered = sum(job.rows_answered for job in self._jobs)
+        step = len(self._rows_by_time) + 1
+        if answered * 100 >= step * self._scenario.rows:
+            self._rows_by_time.append((self._clock.now, answered))
+        if self._failure and answered >= self._failure.at * self._scenario.rows:
+            what, self._failure = self._failure.what, None
+            self._lose_worker() if what == "worker" else self._lose_broker()
+        if answered == self._scenario.rows:
+            self._clock.stop()
+
+    def _lose_worker(self) -> None:
+        worker = self._workers[-1]
+        worker.fail()
+        for job in self._jobs:
+            job.lose(list(worker.in_hand))
+            job.lose_slots(worker.slots)
+
+    def _lose_broker(self) -> None:
+        broker, seconds = self._brokers[-1], self._scenario.broker_back_seconds
+        broker.fail(seconds)
+        held = set().union(*(worker.in_hand for worker in self._workers))
+        for worker in self._workers:
+            worker.lose(broker, seconds)
+        for job in self._jobs:
+            lost = [one for one in job.open.values() if one.broker is broker and one not in held]
+            self._clock.after(seconds, job.send_again, lost)
+
+
+def _shares(amount: int, among: int) -> list[int]:
+    return [amount // among + (number < amount % among) for number in range(among)]
+
+
+def _nothing() -> None:
+    pass
