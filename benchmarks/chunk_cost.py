@@ -122,22 +122,23 @@ def _at_most(what: str, milliseconds: float, aim: float | None) -> Finding:
     return Finding(what, f"{milliseconds:.2f} ms", f"<= {aim:.1f} ms", milliseconds <= aim)
 
 
-def _is_redis(process: psutil.Process) -> bool:
+def is_redis(process: psutil.Process) -> bool:
+    """Whether it is a server."""
     with suppress(psutil.NoSuchProcess):  # one that tells of a worker's start ends with it
         return "redis-server" in process.name()
     return False
 
 
 @contextmanager
-def workers(place: Path, slots: int, seconds: float) -> Iterator[tuple[Client, Processes]]:
+def workers(place: Path, slots: int, seconds: float, model: str = _MODEL) -> Iterator[tuple[Client, Processes]]:
     """An embedded system, and a second worker beside its own, each with half of the slots; their model sleeps."""
-    (place / "sleeping.py").write_text(_MODEL.format(seconds=seconds))
+    (place / "sleeping.py").write_text(model.format(seconds=seconds))
     models = place / "models.toml"
     models.write_text('[models.sleep]\npath = "sleeping:sleep"\nbatch_rows = 1\n')
     each = slots // WORKERS
     with local(models, each) as client:
         this = psutil.Process()
-        (redis,) = filter(_is_redis, this.children(recursive=True))
+        (redis,) = filter(is_redis, this.children(recursive=True))
         (first,) = [one for one in redis.parent().children() if one != redis]  # type: ignore[union-attr]
         environ = {**for_worker(os.environ), "CELERIAC_BROKER_URL": client.broker_url, "CELERIAC_MODELS": str(models)}
         command = worker_command(each, "--without-mingle", "--without-gossip", "-n", "second@%h")

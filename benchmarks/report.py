@@ -117,13 +117,9 @@ def _where() -> dict[str, Any]:
     return {
         "commit": _output("git", "rev-parse", "HEAD"),
         "changed_since": bool(_output("git", "status", "--porcelain", "--untracked-files=no")),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
-            "redis-server": _output(find_redis_server(), "--version"),
-        },
+        "versions": versions(),
         "machine": {
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cores": len(os.sched_getaffinity(0)),
             "memory_bytes": psutil.virtual_memory().total,
             "system": platform.platform(),
@@ -131,7 +127,17 @@ def _where() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def versions() -> dict[str, str]:
+    """Of Python, of packages, and of Redis."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+        "redis-server": _output(find_redis_server(), "--version"),
+    }
+
+
+def cpu_model() -> str:
+    """As the system calls it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -15,8 +15,8 @@ from producer.capacity.costs import Costs
 from producer.capacity.events import Clock, Host, Server
 from producer.capacity.scenario import Scenario
 
-# Of what a chunk costs Redis: as its message is pushed, as a worker takes it and holds it, as a child begins it, as it is
-# answered and the answer taken.
+# Of what a chunk costs Redis: as its message is pushed, as a worker takes it and holds it, as a child begins it, as its
+# answer is put down and taken.
 _BROKER_SHARES = 4
 # What a chunk costs a main process falls to its coming and its end alike; a child's, to before and after the model.
 _HALF = 0.5

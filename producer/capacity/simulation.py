@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from producer.capacity.costs import Costs
 from producer.capacity.events import Clock, Host
