@@ -44,7 +44,9 @@ def question(quick: bool, write: bool = False) -> bool:
     """Measure, and write it down where that is asked for; a void measurement is not written."""
     costs, quiet = measure(quick)
     findings = [
-        Finding(f"{name}: producer, Redis, main process, child", ", ".join(f"{value:.3f}" for value in vars(work).values()))
+        Finding(
+            f"{name}: producer, Redis, main process, child", ", ".join(f"{value:.3f}" for value in vars(work).values())
+        )
         for name, work in vars(costs).items()
         if isinstance(work, Work)
     ]
@@ -69,39 +71,43 @@ def measure(quick: bool = False) -> tuple[Costs, float]:
         light = run(stage, LIGHT_CHUNKS // share, LIGHT_SECONDS)
         job_ms = median(run(stage, 1, 0.0).seconds for _ in range(SAMPLES // share + 1)) * 1e3
     full, idle, long = {}, {}, {}
-    inline = stored = None
+    more: dict[str, Run] = {}
     for slots in (FEW_SLOTS, MANY_SLOTS):
         with folder() as place, system(place, slots, WORKERS) as stage:
             full[slots] = run(stage, CHUNKS // share, 0.0)
             idle[slots] = _idle(stage, IDLE_SECONDS / share)
             long[slots] = run(stage, slots, LONG_SECONDS / share)
             if slots == FEW_SLOTS:
-                inline = run(stage, CHUNKS // 4 // share, 0.0, INLINE_BYTES)
-                stored = run(stage, CHUNKS // 12 // share, 0.0, STORED_BYTES)
-                again = run(stage, CHUNKS // share, 0.0)
-    assert inline is not None
-    assert stored is not None
+                more["inline"] = run(stage, CHUNKS // 4 // share, 0.0, INLINE_BYTES)
+                more["stored"] = run(stage, CHUNKS // 12 // share, 0.0, STORED_BYTES)
+                more["again"] = run(stage, CHUNKS // share, 0.0)
     each_second = {kind: _apart(idle, kind) for kind in ("main processes", "Redis")}
     each_second["producer"] = _apart(
-        {slots: {"producer": (one.processor_seconds["producer"] / one.seconds)} for slots, one in long.items()}, "producer"
+        {slots: {"producer": (one.processor_seconds["producer"] / one.seconds)} for slots, one in long.items()},
+        "producer",
     )
     each_second["children"] = (0.0, 0.0)
 
     def cost(of: Run, slots: int, count: int = WORKERS) -> Work:
         """Of each chunk, without what every second costs."""
         return _work(
-            lambda kind: (of.processor_seconds[kind] - of.seconds * (count * each_second[kind][0] + slots * each_second[kind][1]))
-            / of.chunks
-            * 1e3
+            lambda kind: (
+                (
+                    of.processor_seconds[kind]
+                    - of.seconds * (count * each_second[kind][0] + slots * each_second[kind][1])
+                )
+                / of.chunks
+                * 1e3
+            )
         )
 
-    chunk = _mean(cost(full[FEW_SLOTS], FEW_SLOTS), cost(full[MANY_SLOTS], MANY_SLOTS), cost(again, FEW_SLOTS))
+    chunk = _mean(cost(full[FEW_SLOTS], FEW_SLOTS), cost(full[MANY_SLOTS], MANY_SLOTS), cost(more["again"], FEW_SLOTS))
     wake = _less(cost(light, 1, 1), chunk)
     costs = Costs(
         chunk=chunk,
         wake=Work(wake.producer_ms, wake.redis_ms, wake.main_ms),
-        inline_mib=_times(_less(cost(inline, FEW_SLOTS), chunk), _MIB / INLINE_BYTES),
-        stored_mib=_times(_less(cost(stored, FEW_SLOTS), chunk), _MIB / STORED_BYTES),
+        inline_mib=_times(_less(cost(more["inline"], FEW_SLOTS), chunk), _MIB / INLINE_BYTES),
+        stored_mib=_times(_less(cost(more["stored"], FEW_SLOTS), chunk), _MIB / STORED_BYTES),
         worker_second=_work(lambda kind: each_second[kind][0] * 1e3),
         slot_second=_work(lambda kind: each_second[kind][1] * 1e3),
         earlier_us=_earlier_us(OPEN_CHUNKS // share),
@@ -109,7 +115,7 @@ def measure(quick: bool = False) -> tuple[Costs, float]:
         hop_ms=_hop_ms(light, job_ms, chunk, wake),
         measured=_where(),
     )
-    return costs, sum(again.processor_seconds.values()) / sum(full[FEW_SLOTS].processor_seconds.values())
+    return costs, sum(more["again"].processor_seconds.values()) / sum(full[FEW_SLOTS].processor_seconds.values())
 
 
 def _hop_ms(light: Run, job_ms: float, chunk: Work, wake: Work) -> float:
@@ -180,7 +186,9 @@ def _where() -> dict[str, Any]:
 def main() -> int:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works: the figures mean little")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, to see that it works: the figures mean little"
+    )
     parser.add_argument("--attempts", type=int, default=3, help="how often to measure until the machine is quiet")
     parser.add_argument("--write", action="store_true", help=f"write {PACKAGED.name}, unless the machine was not quiet")
     chosen = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Sets the stage for what a capacity plan rests on, and is held against: systems whose chunks sleep as each row says."""
+"""Sets the stage for the costs of capacity plans, and for what these are held against: chunks sleep as rows say."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """One job: its chunks, seconds, processor seconds by kind of process, and the share of all cores that others took."""
+    """A job: its chunks, seconds, processor seconds by kind of process, and the share of cores that others took."""
 
     chunks: int
     seconds: float
@@ -101,6 +101,16 @@ def run(stage: Stage, chunks: int, seconds: float, row_bytes: int = 8) -> Run:
 def predict(client: Client, rows: Rows) -> None:
     """A job of these rows, a chunk each, by way of Redis where they are large; its outputs are checked."""
     check_equal(client.submit(MODEL, rows, chunk_rows=1, store="redis").result(), rows[:, :2])
+
+
+def check_job(client: Client, rows: Rows, on_part: Callable[[int], None]) -> None:
+    """The same, part by part; `on_part` is told how many have come."""
+    parts = client.submit(MODEL, rows, chunk_rows=1, store="redis").parts()
+    came: list[Rows] = []
+    for part in parts:
+        came.append(part.outputs)  # type: ignore[arg-type]
+        on_part(len(came))
+    check_equal(np.concatenate(came), rows[:, :2])
 
 
 def cores() -> int:

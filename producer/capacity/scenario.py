@@ -69,10 +69,13 @@ class Scenario:
         for name in ("rows", "slots", "workers", "producers", "brokers"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.row_seconds < math.inf:
-            raise UsageError(f"row_seconds is {self.row_seconds}: it must be at least 0, and not endless")
-        if self.cores_per_host <= 0:
+        for name in ("row_seconds", "row_bytes", "network_ms"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 0, and not endless")
+        if not self.cores_per_host > 0:
             raise UsageError(f"cores_per_host is {self.cores_per_host}: it must be more than 0")
+        if self.chunk_rows is not None and self.chunk_rows < 1:
+            raise UsageError(f"chunk_rows is {self.chunk_rows}: it must be at least 1")
         if self.workers > self.slots:
             raise UsageError(f"{self.workers} workers have only {self.slots} slots: each needs one at least")
         if self.producers > self.rows:

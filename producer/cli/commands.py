@@ -30,6 +30,7 @@ COMMANDS = {
     "init": "Write a manifest of the model files in FOLDER and in its folders; what is there is never overwritten.",
     "jobs": "List the jobs that Redis remembers, the newest first.",
     "models": "List the models of the manifest, or, with a broker, those that workers hold.",
+    "plan": "Tell how long a data set would take on so many slots, what would limit it, and what to change.",
     "predict": "Predict every row of INPUT with MODEL, or with several: MODEL,MODEL.",
     "priority": "Change the share that a running JOB has of workers, beside other jobs.",
     "report": "Draw how JOB went, or goes, as one page for any browser; its name or the beginning of its id will do.",
@@ -63,6 +64,7 @@ Examples:
   celeriac failures 3f2a
   celeriac report 3f2a -o report.html
   celeriac dashboard
+  celeriac plan --rows 10000000 --rows-per-second 400 --slots 512 --workers 16
   celeriac fetch 3f2a -o scores.npy
 
 \b

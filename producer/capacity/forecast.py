@@ -1,0 +1,141 @@
+"""What a plan tells: how long, what limits, what to change.
+
+Scenario, Costs --simulate, the beginning of a large data set alone--> Forecast --> advice
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from producer.capacity.costs import Costs
+from producer.capacity.scenario import Scenario
+from producer.capacity.simulation import Outcome, Simulation
+
+# A larger data set goes on as its first chunks went, so many at least, and so many for each slot.
+SIMULATED_CHUNKS = 20_000
+SIMULATED_CHUNKS_PER_SLOT = 20
+# The shares of the rows between which a job goes on evenly.
+_EVEN = 0.4, 0.9
+# What the advice makes of the kind that limits.
+AIMED_USE = 0.8
+LEAST_CHUNKS_PER_SLOT = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How a scenario goes.
+
+    Attributes:
+        seconds: from submit to the last answer.
+        rows_per_second: of all producers together.
+        chunks: how many there are; `chunk_rows` in each, but for the last ones.
+        chunk_seconds: of one in its slot.
+        slots_busy: the share of all slots' time in which they run chunks; of a slot that has died, too.
+        wait_p50_seconds: from sending a chunk until a slot begins it, the median; `wait_p95_seconds`, of 95 %.
+        used: the share of time in which the busiest of each kind of process works, or of the cores of a host; without
+            the failure, as the next two.
+        limit: the kind with the highest.
+        advice: what to change, a line each.
+        simulated_rows: of the data set, that were simulated; the others go on at their rate.
+        failure_seconds: how much longer it takes since something died; None where nothing does.
+        chunks_sent_again: for that.
+    """
+
+    seconds: float
+    rows_per_second: float
+    chunks: int
+    chunk_rows: float
+    chunk_seconds: float
+    slots_busy: float
+    wait_p50_seconds: float
+    wait_p95_seconds: float
+    used: dict[str, float]
+    limit: str
+    advice: Sequence[str]
+    simulated_rows: int
+    failure_seconds: float | None
+    chunks_sent_again: int
+
+
+def forecast(scenario: Scenario, costs: Costs) -> Forecast:
+    """Simulate it, and without its failure too, if it has one.
+
+    Raises:
+        UsageError: it would never be done.
+    """
+    most_chunks = max(SIMULATED_CHUNKS, SIMULATED_CHUNKS_PER_SLOT * scenario.slots)
+    most_rows = math.ceil(most_chunks * max(1.0, _chunk_rows(scenario)))
+    simulated = replace(scenario, rows=min(scenario.rows, most_rows))
+    outcome = usual = Simulation(simulated, costs).run()
+    failure_seconds = None
+    if scenario.failure:
+        usual = Simulation(replace(simulated, failure=None), costs).run()
+        # A worker is missed for the rest of the data set, however long that is.
+        times = scenario.rows / simulated.rows if scenario.failure.what == "worker" else 1.0
+        failure_seconds = (outcome.seconds - usual.seconds) * times
+    seconds = usual.seconds + _seconds_of(scenario.rows - simulated.rows, usual) + (failure_seconds or 0.0)
+    limit = max(usual.used, key=usual.used.__getitem__)
+    chunk_rows = simulated.rows / outcome.chunks
+    chunk_seconds = chunk_rows * scenario.row_seconds
+    return Forecast(
+        seconds=seconds,
+        rows_per_second=scenario.rows / seconds,
+        chunks=round(scenario.rows / chunk_rows),
+        chunk_rows=chunk_rows,
+        chunk_seconds=chunk_seconds,
+        slots_busy=outcome.slots_busy,
+        wait_p50_seconds=_percentile(outcome.waits, 0.5),
+        wait_p95_seconds=_percentile(outcome.waits, 0.95),
+        used=usual.used,
+        limit=limit,
+        advice=_advice(scenario, usual, limit, chunk_rows),
+        simulated_rows=simulated.rows,
+        failure_seconds=failure_seconds,
+        chunks_sent_again=outcome.chunks_again,
+    )
+
+
+def _chunk_rows(scenario: Scenario) -> float:
+    if scenario.chunk_rows is not None:
+        return scenario.chunk_rows
+    return scenario.chunk_seconds / scenario.row_seconds if scenario.row_seconds else 1.0
+
+
+def _seconds_of(rows: int, outcome: Outcome) -> float:
+    """Of rows that go on as those that were simulated did when all was under way."""
+    if rows <= 0:
+        return 0.0
+    moments = outcome.rows_by_time
+    (since, before), (until, after) = (moments[int(share * (len(moments) - 1))] for share in _EVEN)
+    return rows * (until - since) / max(1, after - before)
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def _advice(scenario: Scenario, outcome: Outcome, limit: str, chunk_rows: float) -> list[str]:
+    longer = "longer chunks: --chunk-rows {:,} in place of {:,.0f}"
+    if limit == "slots":
+        if outcome.slots_busy >= AIMED_USE:
+            return ["more slots: they limit, and are busy"]
+        if outcome.chunks < LEAST_CHUNKS_PER_SLOT * scenario.slots:
+            return ["fewer slots: of so few chunks not all get their share"]
+        return [longer.format(math.ceil(2 * chunk_rows), chunk_rows) + "; slots wait between two as long as these take"]
+    if limit == "cores":
+        return ["more hosts, or more cores in each: models and the processes beside them have all there are"]
+    advice = []
+    if scenario.row_bytes:
+        advice.append("rows in files that workers read, or a spool folder, so that they pass neither: --row-bytes 0")
+    # With every slot busy, the limiting kind would have so many times the work that it can do.
+    over = outcome.used[limit] / max(1e-9, outcome.slots_busy) / AIMED_USE
+    advice.append(longer.format(math.ceil(chunk_rows * over), chunk_rows))
+    option, now, how = {
+        "producers": ("producers", scenario.producers, "each with a job of its own, of a part of the rows"),
+        "brokers": ("brokers", scenario.brokers, "by several URLs in CELERIAC_BROKER_URL"),
+        "main processes": ("workers", scenario.workers, "with as many slots in all"),
+    }[limit]
+    advice.append(f"or --{option} {math.ceil(now * over)} in place of {now}, {how}")
+    return advice

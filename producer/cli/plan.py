@@ -1,0 +1,153 @@
+"""`celeriac plan`: rows, slots and what a row takes --simulate--> how long, what limits, what to change."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from producer.capacity.costs import PACKAGED, read_costs
+from producer.capacity.forecast import Forecast, forecast
+from producer.capacity.scenario import Failure, Scenario
+from producer.cli.options import json_option
+from worker_config.errors import UsageError
+
+# As chunks of real models differ.
+VARIATION = 0.1
+# One way, within a data centre.
+NETWORK_MS = 0.1
+
+
+@click.command()
+@click.option("--rows", type=int, required=True, help="Rows of the data set.")
+@click.option("--slots", type=int, required=True, help="Slots of all workers together.")
+@click.option("--row-seconds", type=float, metavar="S", help="What a row takes in one slot; or one of the next two.")
+@click.option("--rows-per-second", type=float, metavar="R", help="Rows of one slot in a second.")
+@click.option("--chunk-seconds", type=float, metavar="S", help="What a chunk of --chunk-rows takes in one slot.")
+@click.option(
+    "--workers", type=int, default=1, show_default=True, help="Workers that share the slots, each on its host."
+)
+@click.option("--producers", type=int, default=1, show_default=True, help="Jobs that share the rows, each on its host.")
+@click.option("--brokers", type=int, default=1, show_default=True, help="Redis servers that share the chunks.")
+@click.option("--chunk-rows", type=int, metavar="N", help="Rows of a chunk.  [default: as many as take 0.25 s]")
+@click.option(
+    "--row-bytes",
+    type=float,
+    default=0.0,
+    metavar="N",
+    help="Bytes of a row that goes through Redis.  [default: none, as workers read the rows in their files]",
+)
+@click.option(
+    "--cores-per-host",
+    type=float,
+    metavar="N",
+    help="Cores that a host's slots and its worker share.  [default: one for each process]",
+)
+@click.option("--one-host", is_flag=True, help="All processes are on one host, as without a broker.")
+@click.option("--network-ms", type=float, default=NETWORK_MS, show_default=True, help="From host to host, one way.")
+@click.option(
+    "--fail", "fails", metavar="WHAT@P%", help="When P % are done a `worker` dies, for good, or a `broker`, for 10 s."
+)
+@click.option(
+    "--costs", type=click.Path(path_type=Path), default=PACKAGED, help="Costs of another machine, as measured there."
+)
+@json_option
+def plan(
+    rows: int,
+    slots: int,
+    row_seconds: float | None,
+    rows_per_second: float | None,
+    chunk_seconds: float | None,
+    workers: int,
+    producers: int,
+    brokers: int,
+    chunk_rows: int | None,
+    row_bytes: float,
+    cores_per_host: float | None,
+    one_host: bool,
+    network_ms: float,
+    fails: str | None,
+    costs: Path,
+    as_json: bool,
+) -> None:
+    """Tell how long a data set would take on so many slots, what would limit it, and what to change.
+
+    It simulates the whole system by costs that were measured, and asks nobody. Of a large data set the beginning is
+    simulated; the rest goes on at its rate. docs/capacity.md says what it knows, and what it does not.
+    """
+    scenario = Scenario(
+        rows=rows,
+        row_seconds=_row_seconds(row_seconds, rows_per_second, chunk_seconds, chunk_rows),
+        slots=slots,
+        workers=workers,
+        producers=producers,
+        brokers=brokers,
+        chunk_rows=chunk_rows,
+        row_bytes=row_bytes,
+        cores_per_host=math.inf if cores_per_host is None else cores_per_host,
+        one_host=one_host,
+        variation=VARIATION,
+        network_ms=0.0 if one_host else network_ms,
+        failure=_failure(fails),
+    )
+    found = forecast(scenario, read_costs(costs))
+    click.echo(lines(found, scenario))
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+
+
+def _row_seconds(
+    row_seconds: float | None, rows_per_second: float | None, chunk_seconds: float | None, chunk_rows: int | None
+) -> float:
+    given = [one for one in (row_seconds, rows_per_second, chunk_seconds) if one is not None]
+    if len(given) != 1:
+        raise UsageError(f"give one of --row-seconds, --rows-per-second and --chunk-seconds, not {len(given)} of them")
+    if rows_per_second is not None:
+        if not 0 < rows_per_second < math.inf:
+            raise UsageError(f"--rows-per-second is {rows_per_second}: it must be more than 0, and not endless")
+        return 1 / rows_per_second
+    if chunk_seconds is None:
+        return given[0]
+    if chunk_rows is None or chunk_rows < 1:
+        raise UsageError("--chunk-seconds are those of --chunk-rows: give how many rows a chunk has, 1 at least")
+    return chunk_seconds / chunk_rows
+
+
+def _failure(text: str | None) -> Failure | None:
+    if text is None:
+        return None
+    share = re.fullmatch(r"(worker|broker)@(\d+(?:\.\d+)?)%", text)
+    if share is None or float(share[2]) >= 100:
+        raise UsageError(f"--fail is {text!r}: give worker@P% or broker@P%, with P less than 100, such as worker@30%")
+    return Failure("worker" if share[1] == "worker" else "broker", float(share[2]) / 100)
+
+
+def lines(found: Forecast, scenario: Scenario) -> str:
+    """The forecast, for people."""
+    used = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(found.used.items(), key=lambda one: -one[1]))
+    parts = {
+        "time": f"about {_duration(found.seconds)}, {found.rows_per_second:,.0f} rows per second",
+        "chunks": f"{found.chunks:,} of {found.chunk_rows:,.0f} rows, {found.chunk_seconds:.3g} s each in a slot",
+        "slots": f"{scenario.slots:,}, busy {found.slots_busy:.0%} of the time",
+        "waiting": f"{found.wait_p50_seconds:.2f} s until a chunk has a slot, {found.wait_p95_seconds:.2f} s for 95 %",
+        "used": f"{used}; the busiest of each",
+        "limit": found.limit,
+        "change": "; ".join(found.advice),
+    }
+    if found.failure_seconds is not None and scenario.failure:
+        what, costs = scenario.failure, _duration(max(0.0, found.failure_seconds))
+        again = f"{found.chunks_sent_again:,} chunks sent again"
+        parts["failure"] = f"a {what.what} that dies at {what.at:.0%} costs {costs}, {again}"
+    if found.simulated_rows < scenario.rows:
+        parts["model"] = f"{found.simulated_rows:,} rows simulated, the rest at their rate"
+    return "\n".join(f"{name:<8} {text}" for name, text in parts.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

@@ -1,0 +1,250 @@
+"""The simulation behind `celeriac plan`, held against what can be reckoned by hand, and against a real job's numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from producer.capacity import costs as capacity_costs
+from producer.capacity import job
+from producer.capacity.costs import FREE, Costs, Work, read_costs
+from producer.capacity.events import Clock, Host, Server
+from producer.capacity.forecast import forecast
+from producer.capacity.scenario import Failure, Scenario
+from producer.capacity.simulation import Outcome, Simulation
+from producer.job import broker_channel, dispatcher, runner
+from worker_config.errors import UsageError
+
+# Near those of a real machine.
+USUAL = Costs(Work(0.4, 0.25, 1.0, 1.6), Work(0.3, 0.05, 0.3), hop_ms=0.1, job_ms=10.0)
+SLEEPING = Scenario(rows=400, row_seconds=0.25, slots=16, workers=2, chunk_rows=1, computes=False)
+
+
+def run(scenario: Scenario, costs: Costs = FREE) -> Outcome:
+    return Simulation(scenario, costs).run()
+
+
+@pytest.mark.parametrize("use", [0.3, 0.6, 0.9])
+def test_chunks_that_come_at_random_to_one_server_wait_as_its_formula_says(use: float) -> None:
+    """M/D/1: arrivals without memory, a fixed time of service; the mean wait by Pollaczek and Khinchine."""
+    clock, draw, waits = Clock(), random.Random(1), []  # noqa: S311
+    server = Server(clock, Host(clock))
+
+    def come(left: int) -> None:
+        began = clock.now
+        server.ask(1.0, lambda: waits.append(clock.now - began - 1.0))
+        if left:
+            clock.after(draw.expovariate(use), come, left - 1)
+
+    come(200_000)
+    clock.run()
+
+    assert fmean(waits) == pytest.approx(use / (2 * (1 - use)), rel=0.05)
+    assert server.busy_seconds == pytest.approx(200_001)
+
+
+def test_bursts_share_the_cores_of_their_host_alike() -> None:
+    clock, ends = Clock(), dict[str, float]()
+    host = Host(clock, 2)
+
+    def end(name: str) -> None:
+        ends[name] = clock.now
+
+    for name, seconds in {"a": 1.0, "b": 2.0, "c": 3.0}.items():
+        host.compute(seconds, end, name)
+    clock.run()
+
+    # Two cores for three until each has had 1 s, at 1.5; then a core for each.
+    assert ends == pytest.approx({"a": 1.5, "b": 2.5, "c": 3.5})
+    assert host.worked_seconds == 6.0
+
+
+def test_a_burst_that_comes_later_slows_those_that_run() -> None:
+    clock, ends = Clock(), list[float]()
+    host = Host(clock, 1)
+    host.compute(2.0, lambda: ends.append(clock.now))
+    clock.after(1.0, host.compute, 0.5, lambda: ends.append(clock.now))
+    clock.run()
+
+    assert ends == pytest.approx([2.0, 2.5])
+
+
+@pytest.mark.parametrize(("chunks", "slots"), [(100, 7), (64, 64), (1, 3), (129, 128), (1_000, 1)])
+@pytest.mark.parametrize(("workers", "brokers", "producers"), [(1, 1, 1), (3, 1, 1), (1, 4, 1), (1, 1, 2)])
+def test_without_costs_chunks_take_as_many_rounds_as_slots_need(
+    chunks: int, slots: int, workers: int, brokers: int, producers: int
+) -> None:
+    workers, producers = min(workers, slots), min(producers, chunks)
+    outcome = run(
+        Scenario(
+            rows=chunks,
+            row_seconds=0.5,
+            slots=slots,
+            workers=workers,
+            brokers=brokers,
+            producers=producers,
+            chunk_rows=1,
+            computes=False,
+        )
+    )
+    rounds = math.ceil(chunks / slots)
+    # A worker may hold one chunk that waits while another one's slot is free; a job sleeps before it collects.
+    slack = 0.5 * (workers > 1) + job.COLLECT_SECONDS * rounds
+    assert rounds * 0.5 <= outcome.seconds + 1e-9 <= rounds * 0.5 + slack + 1e-9
+    assert outcome.slots_busy * slots * outcome.seconds == pytest.approx(chunks * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "work", "servers"),
+    [
+        ("brokers", Work(redis_ms=5.0), {"brokers": 1}),
+        ("brokers", Work(redis_ms=5.0), {"brokers": 4}),
+        ("main processes", Work(main_ms=5.0), {"workers": 1}),
+        ("main processes", Work(main_ms=5.0), {"workers": 4}),
+        ("producers", Work(producer_ms=5.0), {"producers": 2}),
+    ],
+)
+def test_a_kind_of_process_that_is_too_slow_limits_by_its_own_rate(
+    kind: str, work: Work, servers: dict[str, int]
+) -> None:
+    scenario = replace(SLEEPING, rows=4_000, row_seconds=0.01, slots=200, workers=4)
+    scenario = replace(scenario, **servers)
+    outcome = run(scenario, Costs(work))
+    (count,) = servers.values()
+
+    assert max(outcome.used, key=outcome.used.__getitem__) == kind
+    rate = 200 * count
+    # What a process does after the last answer is in nobody's way.
+    assert 0.98 * 4_000 / rate <= outcome.seconds <= 1.25 * 4_000 / rate
+
+
+def test_processes_of_one_host_have_its_cores_and_no_more() -> None:
+    scenario = replace(SLEEPING, rows=2_000, row_seconds=0.0, cores_per_host=2, one_host=True)
+    costs = Costs(Work(0.4, 0.3, 1.0, 1.6))
+    outcome = run(scenario, costs)
+
+    assert outcome.seconds == pytest.approx(2_000 * 3.3e-3 / 2, rel=0.03)
+    assert outcome.used["cores"] == pytest.approx(1, abs=0.03)
+
+
+def test_models_that_compute_share_cores_where_those_that_sleep_do_not() -> None:
+    scenario = replace(SLEEPING, slots=8, cores_per_host=2)
+    assert run(replace(scenario, computes=True)).seconds == pytest.approx(2 * run(scenario).seconds, rel=0.05)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
+    scenario = replace(SLEEPING, variation=0.2)
+    assert run(scenario, USUAL) == run(scenario, USUAL)
+    assert run(scenario, USUAL).seconds != run(replace(scenario, seed=1), USUAL).seconds
+
+
+def test_chunks_of_a_dead_worker_are_run_again() -> None:
+    usual = run(SLEEPING, USUAL)
+    outcome = run(replace(SLEEPING, failure=Failure("worker", 0.5)), USUAL)
+
+    # All that it held: its slots' chunks, and at most one more.
+    assert 8 <= outcome.chunks_again <= 9
+    assert usual.chunks_again == 0
+    # Half of the chunks, on half of the slots; and until the lost ones are late.
+    assert 1.4 * usual.seconds < outcome.seconds < 1.5 * usual.seconds + 2.0
+    assert outcome.rows_by_time[-1][1] == SLEEPING.rows
+
+
+def test_a_broker_that_comes_back_costs_its_absence_and_its_chunks_are_sent_again() -> None:
+    scenario = replace(SLEEPING, brokers=2, broker_back_seconds=3.0)
+    usual = run(scenario, USUAL)
+    outcome = run(replace(scenario, failure=Failure("broker", 0.5)), USUAL)
+
+    assert outcome.chunks_again > 0
+    assert outcome.rows_by_time[-1][1] == scenario.rows
+    assert usual.seconds + 1.0 < outcome.seconds < usual.seconds + 3.0 + 2.0 + 1.0
+
+
+def test_small_payloads_ride_in_messages_and_large_ones_go_by_redis() -> None:
+    inline = Costs(Work(), inline_mib=Work(redis_ms=1_000.0))
+    stored = Costs(Work(), stored_mib=Work(redis_ms=1_000.0))
+    small, large = (replace(SLEEPING, row_bytes=size) for size in (2**16, 2**20))
+
+    assert run(small, inline).used["brokers"] > 10 * run(small, stored).used["brokers"]
+    assert run(large, stored).used["brokers"] > 10 * run(large, inline).used["brokers"]
+
+
+def test_a_large_data_set_goes_on_as_its_beginning_does() -> None:
+    scenario = Scenario(rows=60_000, row_seconds=0.01, slots=4, chunk_rows=1, variation=0.1)
+    found = forecast(scenario, USUAL)
+
+    assert found.simulated_rows < scenario.rows
+    assert found.seconds == pytest.approx(run(scenario, USUAL).seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("limit", "scenario", "option"),
+    [
+        ("producers", Scenario(rows=20_000, row_seconds=0.1, slots=1_000, workers=50, chunk_rows=1), "--producers"),
+        ("main processes", Scenario(rows=4_000, row_seconds=0.1, slots=200, chunk_rows=1), "--workers"),
+    ],
+)
+def test_what_is_told_to_change_lifts_the_limit(limit: str, scenario: Scenario, option: str) -> None:
+    found = forecast(scenario, USUAL)
+    assert found.limit == limit
+    longer, more = found.advice
+    assert longer.startswith("longer chunks: --chunk-rows ")
+    chunk_rows = int(longer.split()[3].replace(",", ""))
+    found_longer = forecast(replace(scenario, rows=scenario.rows * chunk_rows, chunk_rows=chunk_rows), USUAL)
+    assert found_longer.slots_busy > found.slots_busy
+    assert found_longer.used[limit] < found.used[limit]
+    count = int(more.split(option)[1].split()[0])
+    found_more = forecast(replace(scenario, **{option.removeprefix("--"): count}), USUAL)
+    assert found_more.slots_busy > 1.3 * found.slots_busy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"rows": 0}, "rows is 0"),
+        ({"slots": 0, "workers": 0}, "slots is 0"),
+        ({"row_seconds": math.nan}, "row_seconds is nan"),
+        ({"row_bytes": -1}, "row_bytes is -1"),
+        ({"cores_per_host": 0}, "cores_per_host is 0"),
+        ({"chunk_rows": 0}, "chunk_rows is 0"),
+        ({"workers": 17}, "17 workers have only 16 slots"),
+        ({"producers": 401}, "401 producers have only 400 rows"),
+        ({"workers": 1, "failure": Failure("worker", 0.5)}, "the only worker"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        replace(SLEEPING, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_job_sends_and_collects_as_many_at_once_as_the_real_one() -> None:
+    assert (job.BATCH_CHUNKS, job.BATCH_BYTES) == (dispatcher.BATCH_CHUNKS, dispatcher.BATCH_BYTES)
+    assert (job.ANSWERS_AT_ONCE, job.COLLECT_SECONDS) == (broker_channel.ANSWERS_AT_ONCE, runner.COLLECT_SECONDS)
+
+
+def test_costs_are_what_they_were_when_they_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    costs = replace(USUAL, measured={"cores": 2})
+    path.write_text(costs.as_json())
+    assert read_costs(path) == costs
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"chunk": {"cpu_ms": 1}}', '{"chunk": 1, "spam": 2}'])
+def test_what_is_no_file_of_costs_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"no costs of a capacity plan: .*capacity_costs writes them"):
+        read_costs(path)
+
+
+def test_the_packaged_costs_are_measured_ones_that_name_no_machine() -> None:
+    costs = read_costs()
+    assert min(vars(costs.chunk).values()) > 0.01
+    assert set(costs.measured) == {"at", "cpu", "cores", "versions"}
+    assert set(json.loads(capacity_costs.PACKAGED.read_text())) == set(vars(costs))
