@@ -1,4 +1,4 @@
-"""The simulation behind `celeriac plan`, held against what can be reckoned by hand, and against a real job's numbers."""
+"""The simulation behind `celeriac plan`, held against what can be reckoned by hand, and against real jobs' numbers."""
 
 from __future__ import annotations
 

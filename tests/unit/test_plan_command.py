@@ -1,0 +1,102 @@
+"""`celeriac plan`: what it prints, what it refuses, what it imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from producer.capacity.costs import Costs, Work
+from producer.cli.commands import cli
+from tests.contracts import fields_told
+from worker_config.errors import UsageError
+
+USUAL = ["--rows", "4000", "--slots", "8", "--workers", "2", "--rows-per-second", "10"]
+
+
+@pytest.fixture
+def costs(tmp_path: Path) -> Path:
+    path = tmp_path / "costs.json"
+    path.write_text(Costs(Work(0.4, 0.25, 1.0, 1.6), hop_ms=0.1, job_ms=10.0).as_json())
+    return path
+
+
+def plan(costs: Path, *words: str) -> Result:
+    return CliRunner().invoke(cli, ["plan", "--costs", str(costs), *words])
+
+
+def test_it_tells_how_long_what_limits_and_what_to_change(costs: Path) -> None:
+    result = plan(costs, *USUAL)
+
+    assert result.exit_code == 0, result.output
+    told = {line.split()[0]: line for line in result.output.splitlines()}
+    assert list(told) == ["time", "chunks", "slots", "waiting", "used", "limit", "change"]
+    # 4,000 rows on 8 slots of 10 a second.
+    assert 50 <= float(told["time"].split()[2]) < 60
+    assert told["limit"].split()[1] == "slots"
+    assert "more slots" in told["change"]
+
+
+def test_json_has_the_fields_that_are_told_as_its_last_line(costs: Path) -> None:
+    result = plan(costs, *USUAL, "--fail", "worker@50%", "--json")
+    values = json.loads(result.output.splitlines()[-1])
+
+    assert sorted(values) == sorted(fields_told("plan"))
+    assert values["limit"] == "slots"
+    assert values["failure_seconds"] > 10
+    assert any(line.startswith("failure  a worker that dies at 50%") for line in result.output.splitlines())
+
+
+def test_rows_may_be_timed_one_by_one_by_the_second_or_by_the_chunk(costs: Path) -> None:
+    size = ["--rows", "4000", "--slots", "8", "--chunk-rows", "5"]
+    rate = plan(costs, *size, "--rows-per-second", "10").output
+    assert plan(costs, *size, "--row-seconds", "0.1").output == rate
+    assert plan(costs, *size, "--chunk-seconds", "0.5").output == rate
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--rows", "0"], "rows is 0: it must be at least 1"),
+        (["--slots", "-2"], "slots is -2: it must be at least 1"),
+        (["--workers", "9"], "9 workers have only 8 slots"),
+        (["--brokers", "0"], "brokers is 0"),
+        (["--producers", "5000"], "5000 producers have only 4000 rows"),
+        (["--row-seconds", "1"], "give one of --row-seconds, --rows-per-second and --chunk-seconds, not 2 of them"),
+        (["--rows-per-second", "0"], "--rows-per-second is 0.0: it must be more than 0"),
+        (["--chunk-rows", "0"], "chunk_rows is 0"),
+        (["--row-bytes", "nan"], "row_bytes is nan"),
+        (["--network-ms", "-1"], "network_ms is -1.0"),
+        (["--cores-per-host", "0"], "cores_per_host is 0.0"),
+        (["--fail", "redis@10%"], "--fail is 'redis@10%': give worker@P% or broker@P%"),
+        (["--fail", "worker@100%"], "with P less than 100"),
+        (["--fail", "worker@10%", "--workers", "1"], "the only worker cannot be the one that fails"),
+        (["--costs", "nowhere.json"], "nowhere.json: no costs of a capacity plan"),
+    ],
+)
+def test_what_cannot_be_planned_is_told_in_one_line(costs: Path, words: list[str], says: str) -> None:
+    result = plan(costs, *USUAL, *words)
+
+    assert isinstance(result.exception, UsageError)
+    assert says in str(result.exception)
+    assert len(str(result.exception).splitlines()) == 1
+
+
+@pytest.mark.parametrize("timed", [[], ["--chunk-seconds", "3"]])
+def test_what_a_row_takes_must_be_known(costs: Path, timed: list[str]) -> None:
+    result = plan(costs, "--rows", "4000", "--slots", "8", *timed)
+    assert isinstance(result.exception, UsageError)
+
+
+def test_it_needs_no_numpy_and_no_celery(costs: Path) -> None:
+    code = "from producer.cli import main; import atexit, sys; atexit.register(lambda: print('\\n', *sys.modules)); main()"
+    words = ["plan", "--costs", str(costs), *USUAL]
+    ended = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+
+    modules = set(ended.stdout.splitlines()[-1].split())
+    assert "producer.capacity.simulation" in modules
+    assert not modules & {"celery", "kombu", "numpy", "redis", "tensorflow"}
