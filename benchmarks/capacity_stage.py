@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from benchmarks.chunk_cost import Processes, is_redis, workers
+from benchmarks.chunk_cost import Processes, workers
 from benchmarks.harness import check_equal
 from benchmarks.meter import Load
-from producer import Client, local
+from producer import Client
 
 Rows = npt.NDArray[np.float32]
 
@@ -63,19 +62,8 @@ class Run:
 @contextmanager
 def system(place: Path, slots: int, count: int) -> Iterator[Stage]:
     """One worker, or two, with so many slots together; warm."""
-    if count == 2:
-        with workers(place, slots, 0, _MODEL) as (client, processes):
-            stage = Stage(client, processes, slots)
-            run(stage, 4 * slots, 0.0)
-            yield stage
-        return
-    (place / "sleeping.py").write_text(_MODEL.format(seconds=0))
-    (place / "models.toml").write_text(f'[models.{MODEL}]\npath = "sleeping:sleep"\nbatch_rows = 1\n')
-    with local(place / "models.toml", slots) as client:
-        this = psutil.Process()
-        (redis,) = filter(is_redis, this.children(recursive=True))
-        (main,) = [one for one in redis.parent().children() if one != redis]  # type: ignore[union-attr]
-        stage = Stage(client, Processes(redis, [main], this), slots)
+    with workers(place, slots, 0, _MODEL, count) as (client, processes):
+        stage = Stage(client, processes, slots)
         run(stage, 4 * slots, 0.0)
         yield stage
 

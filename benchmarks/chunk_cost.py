@@ -122,38 +122,52 @@ def _at_most(what: str, milliseconds: float, aim: float | None) -> Finding:
     return Finding(what, f"{milliseconds:.2f} ms", f"<= {aim:.1f} ms", milliseconds <= aim)
 
 
-def is_redis(process: psutil.Process) -> bool:
-    """Whether it is a server."""
+def _is_redis(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):  # one that tells of a worker's start ends with it
         return "redis-server" in process.name()
     return False
 
 
 @contextmanager
-def workers(place: Path, slots: int, seconds: float, model: str = _MODEL) -> Iterator[tuple[Client, Processes]]:
-    """An embedded system, and a second worker beside its own, each with half of the slots; their model sleeps."""
+def workers(
+    place: Path, slots: int, seconds: float, model: str = _MODEL, count: int = WORKERS
+) -> Iterator[tuple[Client, Processes]]:
+    """An embedded system, and a second worker beside its own, unless `count` is 1; they share the slots alike.
+
+    Args:
+        seconds: for which the model sleeps, as its text has them.
+    """
     (place / "sleeping.py").write_text(model.format(seconds=seconds))
     models = place / "models.toml"
     models.write_text('[models.sleep]\npath = "sleeping:sleep"\nbatch_rows = 1\n')
-    each = slots // WORKERS
-    with local(models, each) as client:
-        this = psutil.Process()
-        (redis,) = filter(is_redis, this.children(recursive=True))
+    this = psutil.Process()
+    others = set(filter(_is_redis, this.children(recursive=True)))
+    with local(models, slots // count) as client:
+        (redis,) = set(filter(_is_redis, this.children(recursive=True))) - others
         (first,) = [one for one in redis.parent().children() if one != redis]  # type: ignore[union-attr]
-        environ = {**for_worker(os.environ), "CELERIAC_BROKER_URL": client.broker_url, "CELERIAC_MODELS": str(models)}
-        command = worker_command(each, "--without-mingle", "--without-gossip", "-n", "second@%h")
-        with (place / "second.log").open("wb") as log:
-            second = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
-        try:
-            with connect(client.broker_url) as server:
-                while len(read_slots(server)) < slots:
-                    if second.poll() is not None:
-                        raise RuntimeError((place / "second.log").read_text())
-                    time.sleep(0.1)
-            yield client, Processes(redis, [first, psutil.Process(second.pid)], this)
-        finally:
-            os.killpg(second.pid, signal.SIGKILL)
-            second.wait()
+        if count == 1:
+            yield client, Processes(redis, [first], this)
+        else:
+            with _second(place, models, client, slots) as second:
+                yield client, Processes(redis, [first, second], this)
+
+
+@contextmanager
+def _second(place: Path, models: Path, client: Client, slots: int) -> Iterator[psutil.Process]:
+    environ = {**for_worker(os.environ), "CELERIAC_BROKER_URL": client.broker_url, "CELERIAC_MODELS": str(models)}
+    command = worker_command(slots // WORKERS, "--without-mingle", "--without-gossip", "-n", "second@%h")
+    with (place / "second.log").open("wb") as log:
+        second = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
+    try:
+        with connect(client.broker_url) as server:
+            while len(read_slots(server)) < slots:
+                if second.poll() is not None:
+                    raise RuntimeError((place / "second.log").read_text())
+                time.sleep(0.1)
+        yield psutil.Process(second.pid)
+    finally:
+        os.killpg(second.pid, signal.SIGKILL)
+        second.wait()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ ChunkSizer --rows--> Window admits --> brokers ... answers --a few at once--> wi
 from __future__ import annotations
 
 import random
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 from producer.capacity.events import Host, Server
@@ -17,7 +18,7 @@ from producer.scheduling.open_chunk import OpenChunk
 from producer.scheduling.stragglers import Stragglers
 from producer.scheduling.window import Window
 from tasks.protocol.messages import MAX_INLINE_BYTES
-from worker_config.retry_policy import LIVENESS_LOOK_SECONDS, STRAGGLER_LOOK_SECONDS, WORKER_TTL_SECONDS
+from worker_config.retry_policy import LIVENESS_LOOK_SECONDS, STRAGGLER_LOOK_SECONDS
 
 # As of `producer.job`, which needs numpy; a test holds them against each other.
 BATCH_CHUNKS, BATCH_BYTES = 16, 2**20
@@ -68,30 +69,45 @@ class SimulatedJob:
         self.open: dict[int, SimulatedChunk] = {}
         self._first_open = self._held_back = 0
         self._lost: dict[int, float] = {}
+        self._in_flight: Counter[Broker] = Counter()
         self._stragglers = Stragglers()
 
     def start(self) -> None:
         """Submit it."""
         self._step()
 
-    def lose(self, chunks: Sequence[SimulatedChunk]) -> None:
-        """Chunks have gone with a worker: each is sent again when it is late."""
+    def lose_worker(self, chunks: Sequence[SimulatedChunk]) -> None:
+        """Chunks have gone with it: each is sent again when it is late."""
         now = self._stage.clock.now
         mine = (one for one in chunks if self.open.get(one.index) is one)
         self._lost = {one.index: now if one.began_at is None else one.began_at for one in mine}
         self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
 
-    def lose_slots(self, slots: int) -> None:
-        """So many are gone, which is known when their worker's record has expired."""
-        left = self._window.slots - slots
-        self._stage.clock.after(WORKER_TTL_SECONDS, setattr, self._window, "slots", left)
+    def lose_broker(self, broker: Broker) -> None:
+        """Whatever it was given is lost, and goes to another, or to it when it is back."""
+        self.look()
+        self._send_again([one for one in self.open.values() if one.broker is broker])
 
-    def send_again(self, chunks: Sequence[SimulatedChunk]) -> None:
-        """Once more, with their rows, to the head of the queue."""
-        mine = [one for one in chunks if self.open.get(one.index) is one]
-        self.chunks_again += len(mine)
-        if mine:
-            self.server.ask(len(mine) * self._half, self._publish, mine, True, holds=self._round_trip)
+    def look(self) -> None:
+        """See which workers are there: those of a broker that is away are not."""
+        self._window.slots = sum(broker.slots for broker in self._brokers if broker.is_up)
+
+    def _send_again(self, chunks: Sequence[SimulatedChunk]) -> None:
+        """Once more, with their rows, to the head of a queue; an answer to an earlier copy counts, too."""
+        copies = []
+        for chunk in chunks:
+            self._in_flight[chunk.broker] -= 1
+            copies.append(replace(chunk, broker=self._choose(), began_at=None))
+        self.open.update((copy.index, copy) for copy in copies)
+        self.chunks_again += len(copies)
+        self.server.ask(len(copies) * self._half, self._publish, copies, True, holds=self._round_trip)
+
+    def _choose(self) -> Broker:
+        """As a real job: where fewest of its chunks are in flight for each slot."""
+        there = [broker for broker in self._brokers if broker.is_up and broker.slots] or self._brokers
+        broker = min(there, key=lambda one: (self._in_flight[one] + 1) / max(1, one.slots))
+        self._in_flight[broker] += 1
+        return broker
 
     def _step(self) -> None:
         if batch := self._cut():
@@ -128,7 +144,7 @@ class SimulatedJob:
                 mib if is_inline else 0.0,
                 0.0 if is_inline else mib,
                 seconds,
-                self._brokers[self.chunks_sent % len(self._brokers)],
+                self._choose(),
                 self._answered,
                 in_flight,
             )
@@ -177,8 +193,9 @@ class SimulatedJob:
 
     def _joined(self, chunks: list[SimulatedChunk]) -> None:
         for chunk in chunks:
-            if self.open.pop(chunk.index, None) is None:
+            if (opened := self.open.pop(chunk.index, None)) is None:
                 continue  # a second answer
+            self._in_flight[opened.broker] -= 1
             self.rows_answered += chunk.rows
             self._window.answered(chunk.bytes_in_flight, chunk.seconds)
             self._sizer.answered(chunk.rows, chunk.seconds, 0)
@@ -206,7 +223,8 @@ class SimulatedJob:
         ]
         for chunk in late:
             del self._lost[chunk.index]
-        self.send_again(late)
+        if late:
+            self._send_again(late)
         if self._lost:
             self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
 

@@ -7,7 +7,7 @@ Worker   a main process that takes one chunk more than it has slots, and the slo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Broker:
     def __init__(self, stage: Stage, host: Host) -> None:
         self.server = Server(stage.clock, host, stage.costs.wake.redis_ms / _BROKER_SHARES / 1e3)
         self.is_up = True
+        self.slots = 0  # of the workers that belong to it
         self._stage = stage
         self._each = stage.costs.chunk.redis_ms / _BROKER_SHARES / 1e3
         self._to_worker = stage.to_broker_seconds
@@ -92,14 +93,14 @@ class Broker:
         """A worker waits for a message."""
         self.ask(1, self._pulled, worker)
 
-    def fail(self, back_seconds: float) -> None:
-        """Die, and come back empty; commands of now wait for that."""
+    def fail(self) -> None:
+        """Die; commands wait for its return."""
         self.is_up = False
         self._queue.clear()
         self._waiting.clear()
-        self._stage.clock.after(back_seconds, self._come_back)
 
-    def _come_back(self) -> None:
+    def come_back(self) -> None:
+        """Be there again, and empty."""
         self.is_up = True
         waiting, self._for_its_return = self._for_its_return, []
         for call in waiting:
@@ -126,35 +127,34 @@ class Broker:
 
 
 class Worker:
-    """A main process and its slots; it takes chunks from all brokers, as many as its slots and one more."""
+    """A main process and its slots; it takes chunks from its broker, one more than it has slots."""
 
-    def __init__(self, stage: Stage, host: Host, slots: int, brokers: Iterable[Broker]) -> None:
+    def __init__(self, stage: Stage, host: Host, slots: int, broker: Broker) -> None:
         costs = stage.costs
         self.main = Server(stage.clock, host, costs.wake.main_ms * _HALF / 1e3)
         self.slots = slots
         self.is_alive = True
+        self.broker = broker
+        broker.slots += slots
         self.slot_seconds = 0.0
         self.in_hand: set[SimulatedChunk] = set()
-        self._stage, self._host, self._brokers = stage, host, list(brokers)
+        self._stage, self._host = stage, host
         self._half_main = costs.chunk.main_ms * _HALF / 1e3
         self._half_child = costs.chunk.child_ms * _HALF / 1e3
         self._hop, self._to_broker = costs.hop_ms / 1e3, stage.to_broker_seconds
         self._free = slots
         self._waiting: deque[SimulatedChunk] = deque()
-        self._asked: set[Broker] = set()
+        self._has_asked = False
 
     def pull(self) -> None:
-        """Ask the brokers for a message each, where one more may come."""
-        if not self.is_alive or len(self.in_hand) > self.slots:
-            return
-        for broker in self._brokers:
-            if broker not in self._asked:
-                self._asked.add(broker)
-                self._stage.clock.after(self._to_broker, broker.pull, self)
+        """Ask for a message, where one more may come."""
+        if self.is_alive and len(self.in_hand) <= self.slots and not self._has_asked:
+            self._has_asked = True
+            self._stage.clock.after(self._to_broker, self.broker.pull, self)
 
     def receive(self, chunk: SimulatedChunk) -> None:
         """A message has come; the main process tells the broker that it holds it, and waits for the answer."""
-        self._asked.discard(chunk.broker)
+        self._has_asked = False
         self.in_hand.add(chunk)
         seconds = self._half_main + chunk.inline_mib * self._stage.costs.inline_mib.main_ms / 1e3
         self.main.ask(seconds, self._received, chunk, holds=2 * self._to_broker)
@@ -163,13 +163,9 @@ class Worker:
         """Die with all slots."""
         self.is_alive = False
 
-    def lose(self, broker: Broker, back_seconds: float) -> None:
-        """A broker has gone; ask it again once it is there."""
-        self._asked.add(broker)
-        self._stage.clock.after(back_seconds + RECONNECT_SECONDS, self._find, broker)
-
-    def _find(self, broker: Broker) -> None:
-        self._asked.discard(broker)
+    def connect_again(self) -> None:
+        """Find its broker, which was gone."""
+        self._has_asked = False
         self.pull()
 
     def _received(self, chunk: SimulatedChunk) -> None:

@@ -33,7 +33,7 @@ class Scenario:
         slots: of all workers together, shared alike.
         workers: main processes, each on a host of its own.
         producers: processes that each submit one job of its share of the rows.
-        brokers: Redis servers, over which the chunks of each job are spread by index.
+        brokers: Redis servers; workers belong to one each, in turn, and the chunks of each job are spread over them.
         chunk_rows: rows of each chunk; None where they are cut by time.
         chunk_seconds: what they then shall take.
         row_bytes: of one row on its way to workers; 0 where these read it in its file.
@@ -78,6 +78,8 @@ class Scenario:
             raise UsageError(f"chunk_rows is {self.chunk_rows}: it must be at least 1")
         if self.workers > self.slots:
             raise UsageError(f"{self.workers} workers have only {self.slots} slots: each needs one at least")
+        if self.brokers > self.workers:
+            raise UsageError(f"{self.brokers} brokers have only {self.workers} workers: each needs one at least")
         if self.producers > self.rows:
             raise UsageError(f"{self.producers} producers have only {self.rows} rows: each needs one at least")
         if self.failure and self.failure.what == "worker" and self.workers < 2:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from producer.capacity.costs import Costs
 from producer.capacity.events import Clock, Host
 from producer.capacity.job import SimulatedJob
-from producer.capacity.parts import Broker, Stage, Worker
+from producer.capacity.parts import RECONNECT_SECONDS, Broker, Stage, Worker
 from producer.capacity.scenario import Scenario
 from worker_config.errors import UsageError
+from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,8 @@ class Simulation:
         )
         self._brokers = [Broker(stage, shared or Host(self._clock)) for _ in range(scenario.brokers)]
         self._workers = [
-            Worker(stage, shared or host, slots, self._brokers)
-            for host, slots in zip(
-                self._worker_hosts * (scenario.workers if shared else 1),
-                _shares(scenario.slots, scenario.workers),
-                strict=True,
-            )
+            Worker(stage, shared or self._worker_hosts[number], slots, self._brokers[number % scenario.brokers])
+            for number, slots in enumerate(_shares(scenario.slots, scenario.workers))
         ]
         self._jobs = [
             SimulatedJob(stage, shared or Host(self._clock), rows, self._brokers, self._on_answer)
@@ -110,9 +107,8 @@ class Simulation:
             if worker.is_alive:
                 main_ms = costs.worker_second.main_ms + costs.slot_second.main_ms * worker.slots
                 worker.main.ask(main_ms / 1e3, _nothing)
-                for broker in self._brokers:
-                    broker_ms = costs.worker_second.redis_ms + costs.slot_second.redis_ms * worker.slots
-                    broker.server.ask(broker_ms / 1e3, _nothing)
+                broker_ms = costs.worker_second.redis_ms + costs.slot_second.redis_ms * worker.slots
+                worker.broker.server.ask(broker_ms / 1e3, _nothing)
         self._clock.after(1.0, self._tick)
 
     def _on_answer(self) -> None:
@@ -130,18 +126,29 @@ class Simulation:
         worker = self._workers[-1]
         worker.fail()
         for job in self._jobs:
-            job.lose(list(worker.in_hand))
-            job.lose_slots(worker.slots)
+            job.lose_worker(list(worker.in_hand))
+        self._clock.after(WORKER_TTL_SECONDS, self._forget, worker)
+
+    def _forget(self, worker: Worker) -> None:
+        """Its record has expired."""
+        worker.broker.slots -= worker.slots
+        for job in self._jobs:
+            job.look()
 
     def _lose_broker(self) -> None:
         broker, seconds = self._brokers[-1], self._scenario.broker_back_seconds
-        broker.fail(seconds)
-        held = set().union(*(worker.in_hand for worker in self._workers))
-        for worker in self._workers:
-            worker.lose(broker, seconds)
+        broker.fail()
         for job in self._jobs:
-            lost = [one for one in job.open.values() if one.broker is broker and one not in held]
-            self._clock.after(seconds, job.send_again, lost)
+            job.lose_broker(broker)
+        self._clock.after(seconds, self._come_back, broker)
+
+    def _come_back(self, broker: Broker) -> None:
+        broker.come_back()
+        for job in self._jobs:
+            job.look()
+        for worker in self._workers:
+            if worker.broker is broker:
+                self._clock.after(RECONNECT_SECONDS, worker.connect_again)
 
 
 def _shares(amount: int, among: int) -> list[int]:

@@ -76,11 +76,12 @@ def test_a_burst_that_comes_later_slows_those_that_run() -> None:
 
 
 @pytest.mark.parametrize(("chunks", "slots"), [(100, 7), (64, 64), (1, 3), (129, 128), (1_000, 1)])
-@pytest.mark.parametrize(("workers", "brokers", "producers"), [(1, 1, 1), (3, 1, 1), (1, 4, 1), (1, 1, 2)])
+@pytest.mark.parametrize(("workers", "brokers", "producers"), [(1, 1, 1), (3, 1, 1), (4, 4, 1), (1, 1, 2)])
 def test_without_costs_chunks_take_as_many_rounds_as_slots_need(
     chunks: int, slots: int, workers: int, brokers: int, producers: int
 ) -> None:
     workers, producers = min(workers, slots), min(producers, chunks)
+    brokers = min(brokers, workers)
     outcome = run(
         Scenario(
             rows=chunks,
@@ -214,6 +215,7 @@ def test_what_is_told_to_change_lifts_the_limit(limit: str, scenario: Scenario, 
         ({"cores_per_host": 0}, "cores_per_host is 0"),
         ({"chunk_rows": 0}, "chunk_rows is 0"),
         ({"workers": 17}, "17 workers have only 16 slots"),
+        ({"brokers": 3}, "3 brokers have only 2 workers"),
         ({"producers": 401}, "401 producers have only 400 rows"),
         ({"workers": 1, "failure": Failure("worker", 0.5)}, "the only worker"),
     ],

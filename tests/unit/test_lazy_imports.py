@@ -41,6 +41,12 @@ def test_commands_that_look_at_jobs_import_redis_and_no_celery(words: list[str])
     assert not modules & {"celery", "kombu", "msgpack", "ml_dtypes", "numpy", "tqdm"}
 
 
+def test_a_plan_is_made_without_what_a_job_needs() -> None:
+    modules = imported(CLI, "plan", "--rows", "100", "--slots", "2", "--row-seconds", "1")
+    assert "producer.capacity.simulation" in modules
+    assert not modules & {"celery", "kombu", "msgpack", "ml_dtypes", "numpy", "redis", "tqdm"}
+
+
 def test_the_package_imports_a_name_s_module_when_the_name_is_used() -> None:
     tell = "import sys; import producer; {}; print(*sys.modules)"
     assert not imported(tell.format("pass")) & {"celery", "click", "msgspec", "numpy", "redis"}
