@@ -15,6 +15,8 @@ QUESTIONS = (
     "chunk_cost",
     "limits",
     "hosts",
+    "capacity_costs",
+    "capacity",
     "growth",
     "requests",
     "fair_shares",
