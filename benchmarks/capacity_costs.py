@@ -83,8 +83,7 @@ def measure(quick: bool = False) -> tuple[Costs, float]:
                 more["again"] = run(stage, CHUNKS // share, 0.0)
     each_second = {kind: _apart(idle, kind) for kind in ("main processes", "Redis")}
     each_second["producer"] = _apart(
-        {slots: {"producer": (one.processor_seconds["producer"] / one.seconds)} for slots, one in long.items()},
-        "producer",
+        {slots: {"producer": _beside_chunks(one, full[slots])} for slots, one in long.items()}, "producer"
     )
     each_second["children"] = (0.0, 0.0)
 
@@ -113,7 +112,7 @@ def measure(quick: bool = False) -> tuple[Costs, float]:
         earlier_us=_earlier_us(OPEN_CHUNKS // share),
         job_ms=job_ms,
         hop_ms=_hop_ms(light, job_ms, chunk, wake),
-        measured=_where(),
+        measured=_where(max(one.others for one in (light, *full.values(), *more.values()))),
     )
     return costs, sum(more["again"].processor_seconds.values()) / sum(full[FEW_SLOTS].processor_seconds.values())
 
@@ -130,6 +129,12 @@ def _idle(stage: Stage, seconds: float) -> dict[str, float]:
     before = stage.processes.seconds()
     time.sleep(seconds)
     return {kind: (now - before[kind]) / seconds for kind, now in stage.processes.seconds().items()}
+
+
+def _beside_chunks(long: Run, full: Run) -> float:
+    """What a second of a job costs its producer, apart from its few chunks."""
+    used, chunk = long.processor_seconds["producer"], full.processor_seconds["producer"] / full.chunks
+    return max(0.0, used - long.chunks * chunk) / long.seconds
 
 
 def _apart(of: dict[int, dict[str, float]], kind: str) -> tuple[float, float]:
@@ -173,9 +178,10 @@ def _earlier_us(count: int) -> float:
     return (time.process_time() - began) / rounds / count * 1e6
 
 
-def _where() -> dict[str, Any]:
-    """When, with what, on what kind of machine; not on which."""
+def _where(others: float) -> dict[str, Any]:
+    """When, with what, on what kind of machine, not on which; and the most of its processors that others took."""
     return {
+        "others": round(others, 2),
         "at": datetime.now(UTC).date().isoformat(),
         "cpu": reports.cpu_model(),
         "cores": cores(),

@@ -63,7 +63,7 @@ class Processes:
 
     def seconds(self) -> dict[str, float]:
         """Of processors, used up to now, by kind; no child may end between two calls."""
-        return {kind: sum(sum(one.cpu_times()[:2]) for one in found) for kind, found in self.by_kind().items()}
+        return {kind: sum(map(_used, found)) for kind, found in self.by_kind().items()}
 
 
 def question(quick: bool) -> bool:
@@ -120,6 +120,12 @@ def _at_most(what: str, milliseconds: float, aim: float | None) -> Finding:
     if aim is None:
         return Finding(what, f"{milliseconds:.2f} ms")
     return Finding(what, f"{milliseconds:.2f} ms", f"<= {aim:.1f} ms", milliseconds <= aim)
+
+
+def _used(process: psutil.Process) -> float:
+    with suppress(psutil.NoSuchProcess):  # one that a main process forks for a moment
+        return float(sum(process.cpu_times()[:2]))
+    return 0.0
 
 
 def _is_redis(process: psutil.Process) -> bool:

@@ -58,7 +58,7 @@ class SimulatedJob:
             chunk_seconds=scenario.chunk_seconds,
         )
         self._half = costs.chunk.producer_ms * _HALF / 1e3
-        self._second = (
+        self._look_seconds = (
             costs.worker_second.producer_ms * scenario.workers + costs.slot_second.producer_ms * scenario.slots
         ) / 1e3
         self._round_trip = 2 * stage.to_broker_seconds
@@ -187,9 +187,10 @@ class SimulatedJob:
         for chunk in chunks:
             earlier = max(0, chunk.index - self._first_open - self._held_back)
             seconds += self._half + earlier * costs.earlier_us / 1e6 + self._mib_ms(chunk) / 1e3
-        looks = int((now - self._looked_at) / LIVENESS_LOOK_SECONDS)
-        self._looked_at += looks * LIVENESS_LOOK_SECONDS
-        self.server.ask(seconds + looks * self._second, self._joined, chunks, holds=self._round_trip)
+        if now - self._looked_at >= LIVENESS_LOOK_SECONDS:  # however long ago: once in each turn of the loop
+            self._looked_at = now
+            seconds += self._look_seconds
+        self.server.ask(seconds, self._joined, chunks, holds=self._round_trip)
 
     def _joined(self, chunks: list[SimulatedChunk]) -> None:
         for chunk in chunks:
