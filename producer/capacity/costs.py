@@ -40,7 +40,6 @@ class Costs:
         earlier_us: microseconds of the producer at each answer, for each open chunk that was sent before it.
         hop_ms: from one process to another of the same host, until it runs.
         job_ms: a job's begin and end, from `submit` to the result of no work.
-        child_start_seconds: from a child's death until another one holds the models; the time of a small model.
         measured: when, on what, with which versions; for people.
     """
 
@@ -53,7 +52,6 @@ class Costs:
     earlier_us: float = 0.0
     hop_ms: float = 0.0
     job_ms: float = 0.0
-    child_start_seconds: float = 0.0
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> str:
