@@ -93,7 +93,7 @@ def measure(quick: bool = False) -> tuple[Costs, float]:
             lambda kind: (
                 (
                     of.processor_seconds[kind]
-                    - of.seconds * (count * each_second[kind][0] + slots * each_second[kind][1])
+                    - of.seconds * (_times_counted(kind, count) * each_second[kind][0] + slots * each_second[kind][1])
                 )
                 / of.chunks
                 * 1e3
@@ -138,10 +138,15 @@ def _beside_chunks(long: Run, full: Run) -> float:
 
 
 def _apart(of: dict[int, dict[str, float]], kind: str) -> tuple[float, float]:
-    """The parts of each worker and of each slot."""
+    """The parts of each worker, of the one producer, and of each slot."""
     few, many = of[FEW_SLOTS][kind], of[MANY_SLOTS][kind]
     slot = max(0.0, many - few) / (MANY_SLOTS - FEW_SLOTS)
-    return max(0.0, few - FEW_SLOTS * slot) / WORKERS, slot
+    return max(0.0, few - FEW_SLOTS * slot) / _times_counted(kind, WORKERS), slot
+
+
+def _times_counted(kind: str, workers: int) -> int:
+    """Of what each worker costs every second; a producer has one such part, however many there are."""
+    return 1 if kind == "producer" else workers
 
 
 def _work(of: Callable[[str], float]) -> Work:

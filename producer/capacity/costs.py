@@ -35,7 +35,7 @@ class Costs:
         wake: of each chunk beside that, where a process has slept before it.
         inline_mib: of each MiB of rows that ride in messages.
         stored_mib: of each MiB of rows that go by a key of Redis.
-        worker_second: of each second, for each worker, chunks or not.
+        worker_second: of each second, for each worker, chunks or not; of a producer once, however many there are.
         slot_second: of each second, for each slot.
         earlier_us: microseconds of the producer at each answer, for each open chunk that was sent before it.
         hop_ms: from one process to another of the same host, until it runs.

@@ -58,9 +58,7 @@ class SimulatedJob:
             chunk_seconds=scenario.chunk_seconds,
         )
         self._half = costs.chunk.producer_ms * _HALF / 1e3
-        self._look_seconds = (
-            costs.worker_second.producer_ms * scenario.workers + costs.slot_second.producer_ms * scenario.slots
-        ) / 1e3
+        self._look_seconds = (costs.worker_second.producer_ms + costs.slot_second.producer_ms * scenario.slots) / 1e3
         self._round_trip = 2 * stage.to_broker_seconds
         self._random = random.Random(scenario.seed)  # noqa: S311 - nothing is kept secret by it
         self._answers: deque[SimulatedChunk] = deque()
