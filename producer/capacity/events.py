@@ -24,10 +24,10 @@ class Clock:
     """Simulated time, in seconds; events of the same time come in the order in which they were planned."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now: float = 0.0
         self._events: list[tuple[float, int, Call, tuple[Any, ...]]] = []
-        self._order = count()
-        self._stopped = False
+        self._order: count[int] = count()
+        self._stopped: bool = False
 
     def after(self, seconds: float, call: Call, *args: Any) -> None:
         """Call it so long from now."""
@@ -56,11 +56,11 @@ class Host:
     """
 
     def __init__(self, clock: Clock, cores: float = math.inf) -> None:
-        self.cores = cores
-        self.worked_seconds = 0.0
+        self.cores: float = cores
+        self.worked_seconds: float = 0.0
         self._clock = clock
         self._bursts: list[tuple[float, int, Call, tuple[Any, ...]]] = []
-        self._order = count()
+        self._order: count[int] = count()
         self._had, self._at, self._rate = 0.0, 0.0, 1.0
         self._planned: tuple[float, int, float] | None = None
 
@@ -111,7 +111,7 @@ class Server:
     """
 
     def __init__(self, clock: Clock, host: Host, wake_seconds: float = 0.0) -> None:
-        self.busy_seconds = 0.0
+        self.busy_seconds: float = 0.0
         self._clock, self._host, self._wake_seconds = clock, host, wake_seconds
         self._asked: deque[tuple[float, float, Call, tuple[Any, ...]]] = deque()
         self._is_busy = False

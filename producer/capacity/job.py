@@ -42,8 +42,10 @@ class SimulatedJob:
         self, stage: Stage, host: Host, rows: int, brokers: Sequence[Broker], on_answer: Callable[[], object]
     ) -> None:
         costs, scenario = stage.costs, stage.scenario
-        self.server = Server(stage.clock, host)
-        self.rows_answered = self.chunks_sent = self.chunks_again = 0
+        self.server: Server = Server(stage.clock, host)
+        self.rows_answered: int = 0
+        self.chunks_sent: int = 0
+        self.chunks_again: int = 0
         self.ended_at: float | None = None
         self._stage, self._brokers, self._on_answer = stage, brokers, on_answer
         self._rows, self._left = rows, rows

@@ -59,9 +59,9 @@ class Broker:
     """One Redis: a process of one thread, and the queue of messages that it holds."""
 
     def __init__(self, stage: Stage, host: Host) -> None:
-        self.server = Server(stage.clock, host, stage.costs.wake.redis_ms / _BROKER_SHARES / 1e3)
-        self.is_up = True
-        self.slots = 0  # of the workers that belong to it
+        self.server: Server = Server(stage.clock, host, stage.costs.wake.redis_ms / _BROKER_SHARES / 1e3)
+        self.is_up: bool = True
+        self.slots: int = 0  # of the workers that belong to it
         self._stage = stage
         self._each = stage.costs.chunk.redis_ms / _BROKER_SHARES / 1e3
         self._to_worker = stage.to_broker_seconds
@@ -131,12 +131,12 @@ class Worker:
 
     def __init__(self, stage: Stage, host: Host, slots: int, broker: Broker) -> None:
         costs = stage.costs
-        self.main = Server(stage.clock, host, costs.wake.main_ms * _HALF / 1e3)
-        self.slots = slots
-        self.is_alive = True
-        self.broker = broker
+        self.main: Server = Server(stage.clock, host, costs.wake.main_ms * _HALF / 1e3)
+        self.slots: int = slots
+        self.is_alive: bool = True
+        self.broker: Broker = broker
         broker.slots += slots
-        self.slot_seconds = 0.0
+        self.slot_seconds: float = 0.0
         self.in_hand: set[SimulatedChunk] = set()
         self._stage, self._host = stage, host
         self._half_main = costs.chunk.main_ms * _HALF / 1e3
