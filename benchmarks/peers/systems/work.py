@@ -1,0 +1,192 @@
+"""What all systems share: orders and answers as lines of JSON, the rows, the model as its own graph.
+
+stdin --an order a line--> `serve` --`carry_out` of a system--> output files, and an answer a line --> stdout
+
+An order is `{}` (is the system ready, with nothing loaded?) or has
+
+    work        "mobilenet", "mlp", "transformer", "weights", "identity": `model` over the rows
+                "parquet": `total` over the columns of Parquet files; nothing to load
+                "faulty": `load_model` gives a function that waits, and may raise or kill its process
+                "requests": one row at a time, by 16 threads (`ask_by_threads`)
+                "fit": rows through `prepare`, which is slow Python, into `fit`
+    model       path of a .keras file, or null
+    data        path of an .npy file of rows; of "parquet" a folder of Parquet files with eight columns of float64
+    parquet     folder with the same rows as Parquet: `id` (int64, the row's number) and `row` (a list of its values,
+                flat), in files of one row group each; null with "parquet", "requests" and "fit"
+    output      path without a suffix, at which nothing exists: `OUTPUT.npy`, or a folder `OUTPUT.parquet` of Parquet
+                files with the columns `id` and `output` (a list, flat, or a number); of "parquet" `output` alone will do
+    batch_rows  rows of a call of the model
+    row_shape, output_shape     of one row: what users know of their model
+    fault       of "faulty": null, "raises" (a row of NaN), "kills" (a row that begins with DEADLY), "worker_killed"
+    calls       of "faulty": a folder in which each process leaves a byte for each call
+    callers, requests           of "requests"
+
+Answers: `{"done": true, "lost": rows that the system says it has lost}`, and `"named": [their numbers]` where it tells
+them, `"latencies": [seconds]` of requests; `{"error": "TypeName: text"}`; `{"cannot": "why"}` (raise CannotError).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Order = Mapping[str, Any]
+Rows = np.ndarray
+# The first value of a row that kills.
+DEADLY = -12345.0
+FAULTY_ROW_SECONDS = 0.002
+
+
+class CannotError(Exception):
+    """This system has no way to do the work; the text says why."""
+
+
+def processes() -> int:
+    """As many processors as the system may use; known to the program itself, not to its children."""
+    return int(sys.argv[1])
+
+
+def serve(carry_out: Callable[[Order], Mapping[str, Any] | None]) -> None:
+    """Carry out one order after the other; what else is printed goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            answer = {"done": True, "lost": 0, **((carry_out(order) if order else None) or {})}
+        except CannotError as error:
+            answer = {"cannot": str(error)}
+        except Exception as error:
+            first = next(iter(str(error).strip().splitlines()), "")
+            answer = {"error": f"{type(error).__name__}: {first[:300]}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def load_model(order: Order, threads: int = 1) -> Callable[[Rows], Rows]:
+    """The model of an order: rows in, outputs out, both arrays; any number of rows. Call it where it will run."""
+    if order["work"] == "faulty":
+        return lambda rows: faulty(order, rows)
+    keras, tf = tensorflow(threads)
+    model = keras.models.load_model(order["model"], compile=False)
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), model.input_dtype)
+    call = tf.function(lambda rows: model(rows, training=False), input_signature=[signature]).get_concrete_function()
+    call(tf.zeros((1, *model.input_shape[1:]), model.input_dtype))
+    return lambda rows: call(tf.constant(rows)).numpy()
+
+
+def tensorflow(threads: int = 1) -> tuple[Any, Any]:
+    """Keras and TensorFlow, which has as many threads; it can be told only once in a process."""
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return keras, tf
+
+
+def read_rows(order: Order) -> Rows:
+    """All rows, mapped: a slice of them reads what it has."""
+    return np.load(order["data"], mmap_mode="r")
+
+
+def write_rows(order: Order, outputs: Rows) -> None:
+    """Write outputs in the rows' order."""
+    np.save(order["output"] + ".npy", outputs)
+
+
+def create_output(order: Order, rows: int) -> Rows:
+    """A mapped file for the outputs (float32) of all rows, into which `open_output` of other processes writes as well."""
+    shape = (rows, *order["output_shape"])
+    return np.lib.format.open_memmap(order["output"] + ".npy", "w+", np.float32, shape)
+
+
+def open_output(order: Order) -> Rows:
+    """That file, to write into."""
+    return np.load(order["output"] + ".npy", mmap_mode="r+")
+
+
+def spans(rows: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of every `size` rows."""
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def total(columns: Mapping[str, Rows]) -> Rows:
+    """The model of "parquet": the sum of a row's columns."""
+    arrays = list(columns.values())
+    whole = arrays[0].copy()
+    for array in arrays[1:]:
+        whole += array
+    return whole.astype(np.float32)
+
+
+def faulty(order: Order, rows: Rows) -> Rows:
+    """The model of "faulty", the sum of a row's values; a row takes two milliseconds, and may not be harmless."""
+    with (Path(order["calls"]) / str(os.getpid())).open("ab") as calls:
+        calls.write(b".")
+    time.sleep(FAULTY_ROW_SECONDS * len(rows))
+    if order["fault"] == "kills" and (rows[:, 0] == DEADLY).any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order["fault"] == "raises" and np.isnan(rows).any():
+        raise ValueError("a row is not a number")
+    return rows.sum(axis=1, keepdims=True, dtype=np.float32)
+
+
+def ask_by_threads(order: Order, ask: Callable[[Rows], Rows]) -> dict[str, Any]:
+    """Have as many threads as there are callers ask for one row after the other, and write all outputs."""
+    rows = np.load(order["data"])[: order["requests"]]
+    outputs = np.empty((len(rows), *order["output_shape"]), np.float32)
+    seconds, failed = [0.0] * len(rows), []
+
+    def work(first: int) -> None:
+        try:
+            for at in range(first, len(rows), order["callers"]):
+                began = time.perf_counter()
+                outputs[at : at + 1] = ask(rows[at : at + 1])
+                seconds[at] = time.perf_counter() - began
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(order["callers"])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    write_rows(order, outputs)
+    return {"latencies": seconds}
+
+
+def prepare(rows: Rows) -> tuple[Rows, Rows]:
+    """Preprocessing for "fit" that holds the interpreter, some ten milliseconds a row: examples and their labels."""
+    prepared = np.stack([_prepare_row(row) for row in rows])
+    return prepared, prepared.mean(axis=1)
+
+
+def _prepare_row(row: Rows) -> Rows:
+    mixed = int(row[0] * 0x7FFFFFFF)
+    for _ in range(int(os.environ["PEERS_LOOPS"])):
+        mixed = (mixed * 1_103_515_245 + 12_345) & 0x7FFFFFFF
+    return row + np.float32(mixed / 0x7FFFFFFF)
+
+
+def fit(order: Order, batches: Iterable[Any]) -> None:
+    """Train the model for one epoch on batches (or a tf.data.Dataset) of (examples, labels); its weights are the output.
+
+    Call `tensorflow` before, to have as many threads as you want.
+    """
+    import keras
+
+    model = keras.models.load_model(order["model"], compile=False)
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss="mse", jit_compile=False)
+    model.fit(batches, epochs=1, shuffle=False, verbose=0)
+    write_rows(order, np.concatenate([weight.ravel() for weight in model.get_weights()]))
