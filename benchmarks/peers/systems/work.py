@@ -14,7 +14,7 @@ An order is `{}` (is the system ready, with nothing loaded?) or has
     parquet     folder with the same rows as Parquet: `id` (int64, the row's number) and `row` (a list of its values,
                 flat), in files of one row group each; null with "parquet", "requests" and "fit"
     output      path without a suffix, at which nothing exists: `OUTPUT.npy`, or a folder `OUTPUT.parquet` of Parquet
-                files with the columns `id` and `output` (a list, flat, or a number); of "parquet" `output` alone will do
+                files with the columns `id` and `output` (a list, flat, or a number); of "parquet" `output` will do
     batch_rows  rows of a call of the model
     row_shape, output_shape     of one row: what users know of their model
     fault       of "faulty": null, "raises" (a row of NaN), "kills" (a row that begins with DEADLY), "worker_killed"
@@ -73,6 +73,8 @@ def serve(carry_out: Callable[[Order], Mapping[str, Any] | None]) -> None:
 
 def load_model(order: Order, threads: int = 1) -> Callable[[Rows], Rows]:
     """The model of an order: rows in, outputs out, both arrays; any number of rows. Call it where it will run."""
+    if order["work"] == "parquet":
+        return total
     if order["work"] == "faulty":
         return lambda rows: faulty(order, rows)
     keras, tf = tensorflow(threads)
@@ -93,6 +95,17 @@ def tensorflow(threads: int = 1) -> tuple[Any, Any]:
     return keras, tf
 
 
+def ready(order: Order, make: Callable[[], Any]) -> Any:
+    """What `make` gives, kept in this process for later orders with the same model."""
+    key = order["work"], order["model"], order.get("fault")
+    if key not in _ready:
+        _ready[key] = make()
+    return _ready[key]
+
+
+_ready: dict[Any, Any] = {}
+
+
 def read_rows(order: Order) -> Rows:
     """All rows, mapped: a slice of them reads what it has."""
     return np.load(order["data"], mmap_mode="r")
@@ -104,7 +117,7 @@ def write_rows(order: Order, outputs: Rows) -> None:
 
 
 def create_output(order: Order, rows: int) -> Rows:
-    """A mapped file for the outputs (float32) of all rows, into which `open_output` of other processes writes as well."""
+    """A mapped file for the outputs (float32) of all rows; other processes write into it, too, by `open_output`."""
     shape = (rows, *order["output_shape"])
     return np.lib.format.open_memmap(order["output"] + ".npy", "w+", np.float32, shape)
 
@@ -126,6 +139,26 @@ def total(columns: Mapping[str, Rows]) -> Rows:
     for array in arrays[1:]:
         whole += array
     return whole.astype(np.float32)
+
+
+def convert_file(path: str, output: str) -> None:
+    """One file of "parquet" through `total`, by pyarrow; without dictionaries, which take long for numbers."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("output", pa.float32())])
+    with pq.ParquetFile(path) as opened, pq.ParquetWriter(output, schema, use_dictionary=False) as writer:
+        for group in range(opened.metadata.num_row_groups):
+            table = opened.read_row_group(group, use_threads=False)
+            sums = total({name: table[name].to_numpy() for name in table.column_names})
+            writer.write_table(pa.table([sums], schema=schema))
+
+
+def files_of(order: Order) -> list[tuple[str, str]]:
+    """The files of "parquet", and what each is to become, in a folder that is there."""
+    folder = Path(order["output"] + ".parquet")
+    folder.mkdir()
+    return [(str(path), str(folder / path.name)) for path in sorted(Path(order["data"]).iterdir())]
 
 
 def faulty(order: Order, rows: Rows) -> Rows:
@@ -180,7 +213,7 @@ def _prepare_row(row: Rows) -> Rows:
 
 
 def fit(order: Order, batches: Iterable[Any]) -> None:
-    """Train the model for one epoch on batches (or a tf.data.Dataset) of (examples, labels); its weights are the output.
+    """Train the model for one epoch on batches (or a tf.data.Dataset) of (examples, labels), and write its weights.
 
     Call `tensorflow` before, to have as many threads as you want.
     """
