@@ -42,22 +42,25 @@ def main(folder: Path, is_trained: bool) -> None:
     keras.Model(steps, layers.Dense(10)(layers.Bidirectional(layers.LSTM(128))(steps))).save(folder / "lstm.keras")
 
 
-def digits(count: int, random: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Pictures of handwritten digits, (count, 96, 96, 3), with noise, so that no two are equal; and what they are."""
+def digits(
+    count: int, random: np.random.Generator, scale: int = 12
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Handwritten digits, (count, 8 scale, 8 scale, 3), with noise, so that no two are equal; and what they are."""
     from sklearn.datasets import load_digits
 
     images, truth = load_digits(return_X_y=True)
     chosen = random.permutation(count) % len(images)
     noisy = 15 * images[chosen].reshape(-1, 8, 8) + random.integers(0, 16, (count, 8, 8))
-    return noisy.astype(np.uint8).repeat(12, axis=1).repeat(12, axis=2)[..., None].repeat(3, axis=3), truth[chosen]
+    pixels = noisy.astype(np.uint8).repeat(scale, axis=1).repeat(scale, axis=2)
+    return pixels[..., None].repeat(3, axis=3), truth[chosen]
 
 
-def train(model: Any, network: Any) -> None:
+def train(model: Any, network: Any, scale: int = 12) -> None:
     """Some epochs on digits; then batch normalizations get the statistics of these, as they would have in the end."""
     import keras
     from keras import layers
 
-    rows, truth = digits(1_024, np.random.default_rng(7))
+    rows, truth = digits(1_024, np.random.default_rng(7), scale)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     model.fit(rows, truth, batch_size=32, epochs=EPOCHS, verbose=0)
     norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]

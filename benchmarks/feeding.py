@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.feeding_step import COLUMNS, calibrate, prepare, prepare_row
+from benchmarks.feeding_step import COLUMNS, calibrate
 from benchmarks.harness import Arm, check_equal, compare
+from benchmarks.peers.systems.work import prepare, prepare_row
 from benchmarks.report import Finding, at_least, report_comparison
 from benchmarks.stage import CHILDREN, ask, folder
 from producer import local, tf_dataset
@@ -28,7 +29,7 @@ BATCH_ROWS = 32
 ROWS, QUICK_ROWS = 1_600, 320
 POOL_CHUNKS = (8, BATCH_ROWS)
 AIM_MAP, AIM_OTHERS = 1.8, 1.0
-_MANIFEST = '[models.prepare]\npreprocess = "benchmarks.feeding_step:prepare"\n'
+_MANIFEST = '[models.prepare]\npreprocess = "benchmarks.peers.systems.work:prepare"\n'
 
 Rows = npt.NDArray[np.float32]
 

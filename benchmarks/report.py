@@ -70,7 +70,7 @@ def report(
         "sizes": sizes,
         "findings": [vars(finding) for finding in findings],
         "measured": measured,
-        **_where(),
+        **where(),
     }
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / f"{question.split(':')[0]}.jsonl").open("a") as lines:
@@ -112,7 +112,7 @@ def report_comparison(
 
 
 @cache
-def _where() -> dict[str, Any]:
+def where() -> dict[str, Any]:
     """Commit, versions, machine."""
     return {
         "commit": _output("git", "rev-parse", "HEAD"),

@@ -1,74 +1,128 @@
-"""Parquet to Parquet, against Ray Data: how many rows a second, and how many rows for a processor second?
+"""How do others do the same work: as fast, as thriftily, as safely? `python -m benchmarks.peers [--quick] ...`
 
-Eight columns of floats in row groups of 131,072 rows, in ten files; the model is a sum, so that reading and writing is
-nearly all there is to do. Both have two processors, stand ready, read where the files are, and write a folder of
-Parquet files. Ours are in order, have each row's number, and could be continued; Ray's are not, have not, could not.
+Each system is installed in an environment of its own, and does the same works, with the same models, rows and
+processors; every output is checked. A run of all systems, in full sizes, puts its tables into docs/peers.md.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from functools import partial
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import pyarrow.dataset as ds
+from benchmarks.peers import aims, faults, page, rounds, works
+from benchmarks.peers.environments import NotInstalledError, python_of
+from benchmarks.peers.measuring import adopt_orphans
+from benchmarks.peers.programs import SYSTEMS
+from benchmarks.report import Finding, report, where
+from benchmarks.stage import CHILDREN, folder
 
-from benchmarks.harness import Arm, WrongOutputError, compare
-from benchmarks.peers.environments import Peer
-from benchmarks.report import Finding, at_least, report_comparison
-from benchmarks.split_reads import COLUMNS, GROUP_ROWS, GROUPS, write_file, write_links
-from benchmarks.split_reads_model import BATCH_ROWS
-from benchmarks.split_writes_parquet import convert_by_workers
-from benchmarks.stage import CHILDREN, ask, folder
-from producer import local
-
-FILES = 10
-THRIFT_AIM = 2.0
+WARM_RUNS = 2
 
 
-def question(quick: bool) -> bool:
-    """Measure it; return whether the machine was quiet."""
-    groups = 2 if quick else GROUPS
-    with folder() as place:
-        os.environ["CELERIAC_DATA_ROOTS"] = str(place)
-        expected = FILES * write_file(place / "x.parquet", groups)
-        data = write_links(place, "data", FILES)
-        (place / "models.toml").write_text(
-            f'[models.total]\npath = "benchmarks.split_reads_model:total"\nbatch_rows = {BATCH_ROWS}\n'
+def main(words: Sequence[str] | None = None) -> int:
+    """Compare; the exit code is 1 where a result is void."""
+    asked = _arguments(words)
+    adopt_orphans()
+    for name in asked.systems:
+        try:
+            python_of(SYSTEMS[name].path.with_suffix(".txt"))
+        except NotInstalledError as error:
+            print(f"{name}: {error}", flush=True)
+    tables, quiet = {}, True
+    with folder(in_memory=False) as place:
+        for work in asked.works:
+            if work == "faults":
+                tables[work] = _faults(asked, place)
+            else:
+                tables[work], is_void = _work(work, asked, place)
+                quiet &= not is_void
+    tables["settings"] = page.settings_table(list(SYSTEMS))
+    if asked.page:
+        text = asked.page.read_text()
+        for name, table in tables.items():
+            text = page.put(text, name, table)
+        asked.page.write_text(text)
+        print(f"written into {asked.page}")
+    else:
+        for name, table in tables.items():
+            print(f"\n## {name}\n\n{table}")
+    return 0 if quiet else 1
+
+
+def _work(name: str, asked: argparse.Namespace, place: Path) -> tuple[str, bool]:
+    with works.set_up(name, asked.quick) as stage:
+        names = rounds.systems_at(stage, asked.systems)
+        visits = rounds.go_round(stage, names, CHILDREN, place / "log", asked.rounds, 1 if asked.quick else WARM_RUNS)
+        figures, found = rounds.figures_of(stage, visits), aims.findings(name, visits)
+        is_void = rounds.void(visits)
+    shown = [
+        Finding(
+            f"{SYSTEMS[system].title}, rows/s",
+            its.trouble[:60] or f"{its.speed:,.0f}",
+            note=f"{its.thrift:,.0f} a processor second, cold {its.cold:.1f} s, {its.pss / 1e6:,.0f} MB",
         )
-        rows = FILES * groups * GROUP_ROWS
-        check = partial(_check, expected, rows)
-        with local(models=place / "models.toml", workers=CHILDREN) as client, Peer("ray_data", str(CHILDREN)) as peer:
-            ours = Arm("celeriac", partial(convert_by_workers, client, data, place / "ours.parquet"), check)
-            ray = Arm("Ray Data", partial(_peer, peer, data, place / "ray.parquet"), check)
-            found = compare(ours, [ray])
-    return report_comparison(
-        "peers: Parquet to Parquet",
-        found,
-        rows,
-        {"columns": COLUMNS, "group_rows": GROUP_ROWS, "files": FILES, "processors": CHILDREN},
-        [
-            at_least("rows for a processor second, of Ray's", found.thrift_against(ray.name), THRIFT_AIM),
-            Finding("rows a second, of Ray's", str(found.speed_against(ray.name))),
-        ],
-        quick=quick,
-    )
+        for system, its in figures.items()
+    ]
+    sizes = {"rows": stage.rows, "batch rows": stage.work.batch_rows, "processors": CHILDREN, "rounds": asked.rounds}
+    measured = {system: [asdict(one) for one in its] for system, its in visits.items()}
+    report(f"peers: {name}", sizes, shown + found, void=is_void, quick=asked.quick, measured=measured)
+    return page.work_table(name, figures, found, _about(sizes, is_void)), is_void
 
 
-def _peer(peer: Peer, data: str, output: Path) -> Path:
-    shutil.rmtree(output, ignore_errors=True)
-    peer.ask(data=data, output=str(output))
-    return output
+def _faults(asked: argparse.Namespace, place: Path) -> str:
+    outcomes: dict[str, dict[str, faults.Outcome]] = {}
+    names = [name for name in asked.systems if SYSTEMS[name].variant in ("", "chosen")]
+    for fault, what in faults.FAULTS.items():
+        with faults.set_up(fault, asked.quick) as (stage, bad):
+            for name in names:
+                its = faults.outcome(SYSTEMS[name], fault, stage, bad, CHILDREN, place / "log", asked.quick)
+                outcomes.setdefault(name, {})[fault] = its
+                print(f"  {what}: {name}: {its}", flush=True)
+    shown = [
+        Finding(f"{SYSTEMS[name].title}: {faults.FAULTS[fault]}", str(its))
+        for name in names
+        for fault, its in outcomes[name].items()
+    ]
+    sizes = {"rows": faults.ROWS[asked.quick], "batch rows": faults.BATCH_ROWS, "processors": CHILDREN}
+    measured = {name: {fault: asdict(one) for fault, one in its.items()} for name, its in outcomes.items()}
+    report("peers: faults", sizes, shown, void=False, quick=asked.quick, measured=measured)
+    return page.faults_table(outcomes, _about(sizes, False))
 
 
-def _check(expected: float, rows: int, output: Path) -> None:
-    values = ds.dataset(output, format="parquet").to_table(columns=["output"])["output"].to_numpy()
-    found = float(np.sum(values, dtype=np.float64))
-    if len(values) != rows or abs(found / expected - 1) > 1e-6:
-        raise WrongOutputError(f"{output.name}: {len(values)} rows, whose sum is {found}; not {rows} and {expected}")
+def _about(sizes: dict[str, int], is_void: bool) -> str:
+    its = where()
+    told = ", ".join(f"{name} {value:,}" for name, value in sizes.items())
+    void = " **Void: the machine was not quiet, the same arm came out different from itself.**" if is_void else ""
+    return f"{told[0].upper()}{told[1:]}; {its['machine']['cpu']}, commit {its['commit'][:8]}.{void}"
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", type=_names(SYSTEMS), default=list(SYSTEMS), help=", ".join(SYSTEMS))
+    kinds = [*works.WORKS, "faults"]
+    parser.add_argument("--works", type=_names(kinds), default=kinds, help=", ".join(kinds))
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works: figures mean little")
+    parser.add_argument("--rounds", type=int, help="how often each system starts; 2, or 1 with --quick")
+    parser.add_argument("--page", type=Path, help="where tables go; docs/peers.md for all systems in full sizes")
+    asked = parser.parse_args(words)
+    asked.rounds = asked.rounds or (1 if asked.quick else 2)
+    if asked.page is None and not asked.quick and len(asked.systems) == len(SYSTEMS):
+        asked.page = page.PAGE
+    return asked
+
+
+def _names(known: Sequence[str] | dict[str, object]):  # type: ignore[no-untyped-def]
+    def parse(text: str) -> list[str]:
+        names = [name.strip() for name in text.split(",") if name.strip()]
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(known)}")
+        return names
+
+    return parse
 
 
 if __name__ == "__main__":
-    ask(question, __doc__)
+    sys.exit(main())

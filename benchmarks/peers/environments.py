@@ -1,54 +1,43 @@
-"""Environments of their own for peers, whose packages ours could not hold beside each other.
+"""Environments of their own for systems whose packages ours could not hold beside each other.
 
-NAME.txt, pinned --venv, pip--> .venv/peers/NAME --orders, answers: lines of JSON--> `Peer`
+NAME.txt, pinned --venv, pip--> .venv/peers/NAME --> its Python; without a NAME.txt, ours
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import venv
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, Self, cast
 
-_HERE = Path(__file__).parent
-
-
-class Peer:
-    """A program of a peer that waits for orders, in its own environment, which is made where there is none."""
-
-    def __init__(self, name: str, *words: str) -> None:
-        python = _environment(name) / "bin" / "python"
-        command = [str(python), str(_HERE / f"{name}.py"), *words]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._orders, self._answers = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
-        self.ask()
-
-    def ask(self, **order: Any) -> Any:
-        """Have it carry out an order, and give its answer."""
-        print(json.dumps(order), file=self._orders, flush=True)
-        for line in self._answers:
-            if line.startswith("{"):  # whatever else it prints
-                return json.loads(line)
-        raise RuntimeError(f"the peer has ended with exit code {self._process.wait()}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._orders.close()
-        self._process.wait()
+_CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
-def _environment(name: str) -> Path:
-    pins = _HERE / f"{name}.txt"
-    folder = Path(sys.prefix) / "peers" / name
-    stamp, wanted = folder / "installed", hashlib.sha256(pins.read_bytes()).hexdigest()
+class NotInstalledError(Exception):
+    """A system's packages could not be installed; the text is pip's last line."""
+
+
+@cache
+def python_of(pins: Path) -> Path:
+    """The Python of the environment that a file of pins asks for, which is made where it is not there.
+
+    Raises:
+        NotInstalledError: pip could not.
+    """
+    if not pins.exists():
+        return Path(sys.executable)
+    folder = Path(sys.prefix) / "peers" / pins.stem
+    python, stamp = folder / "bin" / "python", folder / "installed"
+    wanted = hashlib.sha256(pins.read_bytes() + _CONSTRAINTS.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"installing {pins.stem} into {folder}", flush=True)
         venv.create(folder, clear=True, with_pip=True)
-        install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-r", str(pins)]
-        subprocess.run(install, check=True)
+        words = ["install", "--quiet", "--disable-pip-version-check", "-r", str(pins)]
+        done = subprocess.run([str(python), "-m", "pip", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+            raise NotInstalledError(f"not installed: {lines[-1]}")
         stamp.write_text(wanted)
-    return folder
+    return python

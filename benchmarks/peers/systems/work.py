@@ -44,6 +44,8 @@ Rows = np.ndarray
 # The first value of a row that kills.
 DEADLY = -12345.0
 FAULTY_ROW_SECONDS = 0.002
+LOOPS = "CELERIAC_BENCH_LOOPS"
+_MASK = 0x7FFFFFFF
 
 
 class CannotError(Exception):
@@ -201,15 +203,16 @@ def ask_by_threads(order: Order, ask: Callable[[Rows], Rows]) -> dict[str, Any]:
 
 def prepare(rows: Rows) -> tuple[Rows, Rows]:
     """Preprocessing for "fit" that holds the interpreter, some ten milliseconds a row: examples and their labels."""
-    prepared = np.stack([_prepare_row(row) for row in rows])
+    prepared = np.stack([prepare_row(row) for row in rows])
     return prepared, prepared.mean(axis=1)
 
 
-def _prepare_row(row: Rows) -> Rows:
-    mixed = int(row[0] * 0x7FFFFFFF)
-    for _ in range(int(os.environ["PEERS_LOOPS"])):
-        mixed = (mixed * 1_103_515_245 + 12_345) & 0x7FFFFFFF
-    return row + np.float32(mixed / 0x7FFFFFFF)
+def prepare_row(row: Rows) -> Rows:
+    """The row, with numbers mixed in that only a loop in Python can tell; how long it is stands in the environment."""
+    mixed = int(row[0] * _MASK)
+    for _ in range(int(os.environ[LOOPS])):
+        mixed = (mixed * 1_103_515_245 + 12_345) & _MASK
+    return row + np.float32(mixed / _MASK)
 
 
 def fit(order: Order, batches: Iterable[Any]) -> None:

@@ -1,0 +1,90 @@
+"""Puts tables of what was measured between the marks of docs/peers.md; the words around them are people's.
+
+<!-- mlp: begin --> ... <!-- mlp: end -->
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.peers.faults import FAULTS, Outcome
+from benchmarks.peers.programs import SYSTEMS, settings_of, user_lines
+from benchmarks.peers.rounds import OURS, Figures
+from benchmarks.report import Finding
+
+PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
+_MB = 1e6
+
+
+def put(text: str, name: str, table: str) -> str:
+    """The page's text with the table in the place of the one that stands between the marks of that name.
+
+    Raises:
+        ValueError: there are no such marks.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"the page has no marks {begin} and {end}")
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
+
+
+def work_table(name: str, figures: Mapping[str, Figures], findings: Sequence[Finding], about: str) -> str:
+    """A work: all systems, then aims."""
+    is_requests = name == "requests"
+    head = ["system", "rows/s", "rows / processor second", "cold start, s", "memory, MB (without files)", "written, MB"]
+    head += ["request, ms (95 %)"] if is_requests else []
+    lines = [about, "", *_table(head, [_row(system, its, is_requests) for system, its in figures.items()])]
+    if findings:
+        rows = [[one.what, one.value, one.aim, _VERDICTS[one.reached]] for one in findings]
+        lines += ["", *_table(["", "ratio", "aim", ""], rows)]
+    return "\n".join(lines)
+
+
+_VERDICTS = {True: "reached", False: "**missed**", None: ""}
+
+
+def _row(system: str, its: Figures, is_requests: bool) -> list[str]:
+    title = SYSTEMS[system].title
+    if its.trouble:
+        return [title, its.trouble.replace("|", "/")]
+    cold = f"{its.cold:.1f}" + (f" (the first ever: {its.first:.1f})" if its.first else "")
+    lost = f"; lost {its.lost:,}" if its.lost else ""
+    cells = [
+        f"**{title}**" if system == OURS else title,
+        f"{its.speed:,.0f}{lost}",
+        f"{its.thrift:,.0f}",
+        cold,
+        f"{its.pss / _MB:,.0f} ({its.own / _MB:,.0f})",
+        f"{its.written / _MB:,.0f}",
+    ]
+    return cells + ([f"{1e3 * its.latency:.1f} ({1e3 * its.latency95:.1f})"] if is_requests else [])
+
+
+def faults_table(outcomes: Mapping[str, Mapping[str, Outcome]], about: str) -> str:
+    """What happens when."""
+    rows = [
+        [SYSTEMS[system].title, *(str(its[fault]).replace("|", "/") for fault in FAULTS)]
+        for system, its in outcomes.items()
+    ]
+    return "\n".join([about, "", *_table(["system", *FAULTS.values()], rows)])
+
+
+def settings_table(names: Sequence[str]) -> str:
+    """How each system is set, and how many lines its user writes; a program that several share is told once."""
+    rows, told = [], set()
+    for name in names:
+        system = SYSTEMS[name]
+        if system.path in told or not system.path.exists():
+            continue
+        told.add(system.path)
+        settings = "; ".join(f"*{key}*: {value}" for key, value in settings_of(system).items())
+        rows.append([system.title, str(user_lines(system.path.read_text())), settings.replace("|", "/")])
+    return "\n".join(_table(["system", "lines of user code", "settings"], rows))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    full = [[*row, *[""] * (len(head) - len(row))] for row in rows]
+    return [f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *full]]

@@ -1,0 +1,148 @@
+"""Has all systems do a work, in turns, and makes figures of what was measured.
+
+first: ours, whose first start prepares the model
+round 1:  ours  system A  system B ...  ours (control)
+round 2:  ours (control)  ... system B  system A  ours
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Interval, bootstrap, is_quiet
+from benchmarks.peers.measuring import Visit, visit
+from benchmarks.peers.programs import SYSTEMS
+from benchmarks.peers.works import Stage
+
+OURS, CONTROL = "celeriac", "control"
+Visits = dict[str, list[Visit]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A system at a work: medians of all runs.
+
+    Attributes:
+        trouble: why there are none, in a line.
+        speed: rows a second, warm.
+        thrift: rows for a processor second, warm.
+        cold: seconds from the start of its program to all outputs written.
+        first: the same of ours at the first start of all, which prepares the model; 0 of others.
+        pss, own, written: bytes, of a cold run; `own` is memory without pages of files.
+        lost: rows.
+        latency, latency95: seconds of a request, the median and the 95th percentile.
+    """
+
+    trouble: str = ""
+    speed: float = 0.0
+    thrift: float = 0.0
+    cold: float = 0.0
+    first: float = 0.0
+    pss: int = 0
+    own: int = 0
+    written: int = 0
+    lost: int = 0
+    latency: float = 0.0
+    latency95: float = 0.0
+
+
+def systems_at(stage: Stage, names: Sequence[str]) -> list[str]:
+    """Those of the systems that there are arms of for this work."""
+    has_model = stage.work.model[0] and stage.name not in ("fit", "requests")
+    left_out = set() if has_model else {"celeriac_graph"}
+    return [name for name in names if name not in left_out | (set() if stage.work.bfloat16 else {"celeriac_bfloat16"})]
+
+
+def go_round(stage: Stage, names: Sequence[str], processes: int, log: Path, rounds: int, warm_runs: int) -> Visits:
+    """Visit all systems as many times as there are rounds; one that is in trouble is not visited again."""
+    found: Visits = {}
+    for name in [name for name in names if SYSTEMS[name].is_ours]:
+        found[f"{name} first"] = [visit(SYSTEMS[name], stage, processes, log, 0)]
+    turns = [*names, *([CONTROL] if OURS in names else [])]
+    for number in range(rounds):
+        for name in reversed(turns) if number % 2 else turns:
+            so_far = found.setdefault(name, [])
+            if not any(one.trouble for one in so_far):
+                system = SYSTEMS[OURS if name == CONTROL else name]
+                so_far.append(one := visit(system, stage, processes, log, warm_runs))
+                print(f"  {stage.name}: {name}: {one.trouble or f'cold {one.cold_seconds:.1f} s'}", flush=True)
+    return found
+
+
+def figures_of(stage: Stage, visits: Visits) -> dict[str, Figures]:
+    """By the systems' names."""
+    found = {}
+    for name, its in visits.items():
+        if name != CONTROL and not name.endswith(" first"):
+            both = its + (visits.get(CONTROL, []) if name == OURS else [])
+            found[name] = _figures(stage.rows, both, visits.get(f"{name} first", []))
+    return found
+
+
+def _figures(rows: int, visits: Sequence[Visit], first: Sequence[Visit]) -> Figures:
+    if trouble := next((one.trouble for one in visits if one.trouble), ""):
+        return Figures(trouble)
+    warm = [trial for one in visits for trial in one.warm]
+    latencies = [seconds for one in visits for seconds in one.latencies]
+    return Figures(
+        speed=rows / median(trial.seconds for trial in warm),
+        thrift=rows / median(trial.cpu_seconds for trial in warm),
+        cold=median(one.cold_seconds for one in visits),
+        first=first[0].cold_seconds if first else 0.0,
+        pss=int(median(one.pss for one in visits)),
+        own=int(median(one.own for one in visits)),
+        written=int(median(one.written for one in visits)),
+        lost=max(one.lost for one in visits),
+        latency=median(latencies) if latencies else 0.0,
+        latency95=float(np.percentile(latencies, 95)) if latencies else 0.0,
+    )
+
+
+def ratio(visits: Visits, what: str, ours: str, rival: str) -> Interval | None:
+    """Ours in units of the rival's, within each round; None where either has no figures.
+
+    Args:
+        what: "speed" and "thrift", of which more is better; or "cold", "pss", "own".
+    """
+    above, below = (_values(visits, what, name) for name in (ours, rival))
+    if not above or len(above) != len(below):
+        return None
+    return bootstrap([ours / rival for ours, rival in zip(above, below, strict=True)])
+
+
+def _values(visits: Visits, what: str, name: str) -> list[float]:
+    """One value a round; of ours that of both its runs."""
+    its = visits.get(name, [])
+    controls = visits.get(CONTROL, []) if name == OURS else []
+    if any(one.trouble for one in [*its, *controls]):
+        return []
+    groups = [[one, *controls[number : number + 1]] for number, one in enumerate(its)]
+    return [median(_value(what, one) for one in group) for group in groups]
+
+
+def _value(what: str, one: Visit) -> float:
+    values: dict[str, Any] = {"cold": lambda: one.cold_seconds, "pss": lambda: one.pss, "own": lambda: one.own}
+    values["speed"] = lambda: 1 / median(trial.seconds for trial in one.warm)
+    values["thrift"] = lambda: 1 / median(trial.cpu_seconds for trial in one.warm)
+    return float(values[what]())
+
+
+def control_of(visits: Visits) -> Interval | None:
+    """Ours against ours, by speed."""
+    first = [_value("speed", one) for one in visits.get(OURS, []) if not one.trouble]
+    again = [_value("speed", one) for one in visits.get(CONTROL, []) if not one.trouble]
+    if not first or len(first) != len(again):
+        return None
+    return bootstrap([one / other for one, other in zip(first, again, strict=True)])
+
+
+def void(visits: Visits) -> bool:
+    """Whether the machine was not quiet."""
+    found = control_of(visits)
+    return found is not None and not is_quiet(found.median)

@@ -1,0 +1,181 @@
+"""The works that systems are compared at: a model, its rows in files, and what has to come out.
+
+`WORKS` --`set_up`--> a folder with the model, rows.npy, the same rows as Parquet --> `Stage`: orders, and their check
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.executors_models import digits
+from benchmarks.feeding_step import COLUMNS, LOOPS, calibrate
+from benchmarks.models import run_apart
+from benchmarks.peers.outputs import check_rows, check_values, remove_output
+from benchmarks.split_reads import write_file, write_links
+from benchmarks.split_reads_model import total
+from benchmarks.stage import folder
+
+CALLERS = 16
+# Of a lower precision: of the outputs' spread over the rows.
+TOLERANCE = 0.1
+_CALIBRATION_ROWS = 512
+_PARQUET_FILES, _PARQUET_GROUPS = 8, (16, 2)
+_PARQUET_PART_ROWS = 2_048
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done.
+
+    Attributes:
+        title: for people.
+        rows: of a run, and of a quick one.
+        batch_rows: of a call of the model.
+        row_shape, output_shape: of one row.
+        model: which of `works_models`, by a run and a quick one; none where nothing is loaded.
+        bfloat16: whether ours may use it, in an arm of its own.
+    """
+
+    title: str
+    rows: tuple[int, int]
+    batch_rows: int
+    row_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = (10,)
+    model: tuple[str, str] = ("", "")
+    bfloat16: bool = False
+
+
+WORKS = {
+    "mobilenet": Work(
+        "MobileNetV2, pictures of 64 x 64",
+        (6_144, 128),
+        64,
+        (64, 64, 3),
+        model=("mobilenet", "mobilenet_quick"),
+        bfloat16=True,
+    ),
+    "mlp": Work("MLP 1024-4096-4096-10", (20_480, 1_024), 256, (1024,), model=("mlp", "mlp_quick"), bfloat16=True),
+    "transformer": Work(
+        "transformer of two layers, 64 x 128", (8_192, 256), 64, (64, 128), model=("transformer",) * 2, bfloat16=True
+    ),
+    "weights": Work("655 MB of weights", (512, 64), 16, (1024,), model=("weights", "weights_quick")),
+    "identity": Work("identity on rows of 4 KiB", (131_072, 4_096), 512, (1024,), (1024,), model=("identity",) * 2),
+    "parquet": Work("Parquet to Parquet, a sum of eight columns", (1, 1), 65_536, (8,), ()),
+    "requests": Work(
+        f"one row at a time, {CALLERS} callers", (3_200, 160), 64, (64, 64, 3), model=("mobilenet", "mobilenet_quick")
+    ),
+    "fit": Work("feeding `fit()`, 10 ms of Python a row", (1_024, 128), 32, (COLUMNS,), model=("fit",) * 2),
+}
+
+
+@dataclass
+class Stage:
+    """A work that is set up.
+
+    Attributes:
+        place: its folder.
+        rows: how many there are.
+        quick: whether it is need in their environment for it.
+        expected: of all rows, in order.
+        quick: in small sizes.
+    """
+
+    name: str
+    work: Work
+    place: Path
+    rows: int
+    expected: npt.NDArray[np.float32]
+    quick: bool
+    environ: dict[str, str] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
+
+    def fresh_output(self) -> Path:
+        """A path at which nothing stands; the output before it goes."""
+        for old in self.place.glob("out-*"):
+            remove_output(old)
+        return self.place / f"out-{next(self._numbers)}"
+
+    def order(self, output: Path, **more: Any) -> dict[str, Any]:
+        """What is asked of a system."""
+        model, parts = self.place / "model.keras", self.place / "parts"
+        return {
+            "work": self.name,
+            "model": str(model) if model.exists() else None,
+            "data": str(self.place / ("data" if self.name == "parquet" else "rows.npy")),
+            "parquet": str(parts) if parts.exists() else None,
+            "output": str(output),
+            "batch_rows": self.work.batch_rows,
+            "row_shape": self.work.row_shape,
+            "output_shape": self.work.output_shape,
+            "callers": CALLERS,
+            "requests": self.rows,
+            **more,
+        }
+
+    def check(self, output: Path, variant: str = "") -> None:
+        """Hold all of an output against what one process gives; raise WrongOutputError."""
+        if self.name == "parquet":
+            check_values(output, self.expected)
+        else:
+            check_rows(output, self.expected, TOLERANCE if variant == "bfloat16" else None)
+
+
+@contextmanager
+def set_up(name: str, quick: bool) -> Iterator[Stage]:
+    """Make models, rows and expected outputs, on a disk, for as long as they are needed."""
+    work = WORKS[name]
+    # On a disk, where most people's rows are: a folder in memory would not show what is written.
+    with folder(in_memory=False) as place:
+        environ = {"CELERIAC_CACHE": str(place / "cache"), "CELERIAC_INTRA_OP_THREADS": "1"}
+        if name == "parquet":
+            groups = _PARQUET_GROUPS[quick]
+            write_file(place / "x.parquet", groups)
+            write_links(place, "data", _PARQUET_FILES)
+            table = pq.read_table(place / "x.parquet")
+            sums = total({column: table[column].to_numpy() for column in table.column_names})
+            yield Stage(
+                name, work, place, _PARQUET_FILES * len(sums), np.sort(np.tile(sums, _PARQUET_FILES)), quick, environ
+            )
+            return
+        if name == "fit":
+            calibrate()
+            environ |= {LOOPS: os.environ[LOOPS]}
+        rows = _rows(work, work.rows[quick])
+        np.save(place / "rows.npy", rows)
+        np.save(place / "calibration.npy", _rows(work, _CALIBRATION_ROWS))
+        run_apart("benchmarks.peers.works_models", "write", work.model[quick], str(place))
+        run_apart(
+            "benchmarks.peers.works_models", "fit" if name == "fit" else "predict", str(place), str(work.batch_rows)
+        )
+        if name not in ("fit", "requests"):
+            write_parts(place / "parts", rows)
+        yield Stage(name, work, place, len(rows), np.load(place / "expected.npy"), quick, environ)
+
+
+def write_parts(folder: Path, rows: npt.NDArray[Any]) -> None:
+    """The rows as Parquet: `id`, and `row`, a list of all of its values."""
+    folder.mkdir()
+    for number, start in enumerate(range(0, len(rows), _PARQUET_PART_ROWS)):
+        part = rows[start : start + _PARQUET_PART_ROWS].reshape(len(rows[start : start + _PARQUET_PART_ROWS]), -1)
+        values = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
+        table = pa.table({"id": np.arange(start, start + len(part)), "row": values})
+        pq.write_table(table, folder / f"part-{number:05}.parquet", use_dictionary=False)
+
+
+def _rows(work: Work, rows: int) -> npt.NDArray[Any]:
+    """Distinct rows, other ones for another number of them."""
+    random = np.random.default_rng(rows)
+    if len(work.row_shape) == 3:
+        return digits(rows, random, work.row_shape[0] // 8)[0]
+    return random.standard_normal((rows, *work.row_shape), np.float32)
