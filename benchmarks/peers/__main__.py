@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks import report as reports
 from benchmarks.peers import aims, faults, page, rounds, works
 from benchmarks.peers.environments import NotInstalledError, python_of
 from benchmarks.peers.measuring import adopt_orphans
@@ -26,6 +27,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Compare; the exit code is 1 where a result is void."""
     asked = _arguments(words)
     adopt_orphans()
+    reports.RESULTS = asked.results
     for name in asked.systems:
         try:
             python_of(SYSTEMS[name].path.with_suffix(".txt"))
@@ -106,6 +108,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--works", type=_names(kinds), default=kinds, help=", ".join(kinds))
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works: figures mean little")
     parser.add_argument("--rounds", type=int, help="how often each system starts; 2, or 1 with --quick")
+    parser.add_argument("--results", type=Path, default=reports.RESULTS, help="the folder of peers.jsonl")
     parser.add_argument("--page", type=Path, help="where tables go; docs/peers.md for all systems in full sizes")
     asked = parser.parse_args(words)
     asked.rounds = asked.rounds or (1 if asked.quick else 2)

@@ -33,7 +33,7 @@ FAULTS = {
 }
 BATCH_ROWS, ROWS = 20, (2_000, 400)
 _WORK = Work("faults", ROWS, BATCH_ROWS, (16,), (1,))
-_HANGS_SECONDS = (60.0, 30.0)
+HANGS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def outcome(
     calls = stage.place / f"calls-{output.name}"
     calls.mkdir()
     answer: dict[str, Any] = {}
-    watch = _watching(calls, stage.rows // BATCH_ROWS, fault == "worker_killed", _HANGS_SECONDS[quick])
+    watch = _watching(calls, stage.rows // BATCH_ROWS, fault == "worker_killed", HANGS_SECONDS)
     try:
         with Program(system, processes, log, stage.environ) as program:
             program.ask({}, MOST_SECONDS)

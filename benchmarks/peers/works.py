@@ -73,7 +73,7 @@ WORKS = {
     "identity": Work("identity on rows of 4 KiB", (131_072, 4_096), 512, (1024,), (1024,), model=("identity",) * 2),
     "parquet": Work("Parquet to Parquet, a sum of eight columns", (1, 1), 65_536, (8,), ()),
     "requests": Work(
-        f"one row at a time, {CALLERS} callers", (3_200, 160), 64, (64, 64, 3), model=("mobilenet", "mobilenet_quick")
+        f"one row at a time, {CALLERS} callers", (3_200, 64), 64, (64, 64, 3), model=("mobilenet", "mobilenet_quick")
     ),
     "fit": Work("feeding `fit()`, 10 ms of Python a row", (1_024, 128), 32, (COLUMNS,), model=("fit",) * 2),
 }
