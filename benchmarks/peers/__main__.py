@@ -7,51 +7,52 @@ processors; every output is checked. A run of all systems, in full sizes, puts i
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import report as reports
 from benchmarks.peers import aims, faults, page, rounds, works
-from benchmarks.peers.environments import NotInstalledError, python_of
+from benchmarks.peers.environments import NotInstalledError, python_of, versions_of
 from benchmarks.peers.measuring import adopt_orphans
 from benchmarks.peers.programs import SYSTEMS
-from benchmarks.report import Finding, report, where
+from benchmarks.report import Finding
 from benchmarks.stage import CHILDREN, folder
 
 WARM_RUNS = 2
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Compare; the exit code is 1 where a result is void."""
+    """Compare; the exit code is 1 where a result is void, but for a quick run, of which no figure counts."""
     asked = _arguments(words)
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left, neither processes nor files
     reports.RESULTS = asked.results
     for name in asked.systems:
-        try:
-            python_of(SYSTEMS[name].path.with_suffix(".txt"))
-        except NotInstalledError as error:
-            print(f"{name}: {error}", flush=True)
-    tables, quiet = {}, True
+        with suppress(NotInstalledError):  # each of its rows says why
+            python_of(SYSTEMS[name].pins)
+    quiet = True
     with folder(in_memory=False) as place:
         for work in asked.works:
             if work == "faults":
-                tables[work] = _faults(asked, place)
+                _show(asked.page, work, _faults(asked, place))
             else:
-                tables[work], is_void = _work(work, asked, place)
+                table, is_void = _work(work, asked, place)
+                _show(asked.page, work, table)
                 quiet &= not is_void
-    tables["settings"] = page.settings_table(list(SYSTEMS))
-    if asked.page:
-        text = asked.page.read_text()
-        for name, table in tables.items():
-            text = page.put(text, name, table)
-        asked.page.write_text(text)
-        print(f"written into {asked.page}")
+    _show(asked.page, "settings", page.settings_table(list(SYSTEMS)))
+    return 0 if quiet or asked.quick else 1
+
+
+def _show(path: Path | None, name: str, table: str) -> None:
+    """Into the page, at once: what comes next may be stopped; without one, onto the screen."""
+    if path:
+        path.write_text(page.put(path.read_text(), name, table))
     else:
-        for name, table in tables.items():
-            print(f"\n## {name}\n\n{table}")
-    return 0 if quiet else 1
+        print(f"\n## {name}\n\n{table}", flush=True)
 
 
 def _work(name: str, asked: argparse.Namespace, place: Path) -> tuple[str, bool]:
@@ -69,8 +70,11 @@ def _work(name: str, asked: argparse.Namespace, place: Path) -> tuple[str, bool]
         for system, its in figures.items()
     ]
     sizes = {"rows": stage.rows, "batch rows": stage.work.batch_rows, "processors": CHILDREN, "rounds": asked.rounds}
-    measured = {system: [asdict(one) for one in its] for system, its in visits.items()}
-    report(f"peers: {name}", sizes, shown + found, void=is_void, quick=asked.quick, measured=measured)
+    measured = {
+        "visits": {system: [asdict(one) for one in its] for system, its in visits.items()},
+        "packages": {system: versions_of(SYSTEMS[system].pins) for system in names},
+    }
+    reports.report(f"peers: {name}", sizes, shown + found, void=is_void, quick=asked.quick, measured=measured)
     return page.work_table(name, figures, found, _about(sizes, is_void)), is_void
 
 
@@ -80,7 +84,7 @@ def _faults(asked: argparse.Namespace, place: Path) -> str:
     for fault, what in faults.FAULTS.items():
         with faults.set_up(fault, asked.quick) as (stage, bad):
             for name in names:
-                its = faults.outcome(SYSTEMS[name], fault, stage, bad, CHILDREN, place / "log", asked.quick)
+                its = faults.outcome(SYSTEMS[name], fault, stage, bad, CHILDREN, place / "log")
                 outcomes.setdefault(name, {})[fault] = its
                 print(f"  {what}: {name}: {its}", flush=True)
     shown = [
@@ -90,12 +94,12 @@ def _faults(asked: argparse.Namespace, place: Path) -> str:
     ]
     sizes = {"rows": faults.ROWS[asked.quick], "batch rows": faults.BATCH_ROWS, "processors": CHILDREN}
     measured = {name: {fault: asdict(one) for fault, one in its.items()} for name, its in outcomes.items()}
-    report("peers: faults", sizes, shown, void=False, quick=asked.quick, measured=measured)
+    reports.report("peers: faults", sizes, shown, void=False, quick=asked.quick, measured=measured)
     return page.faults_table(outcomes, _about(sizes, False))
 
 
 def _about(sizes: dict[str, int], is_void: bool) -> str:
-    its = where()
+    its = reports.where()
     told = ", ".join(f"{name} {value:,}" for name, value in sizes.items())
     void = " **Void: the machine was not quiet, the same arm came out different from itself.**" if is_void else ""
     return f"{told[0].upper()}{told[1:]}; {its['machine']['cpu']}, commit {its['commit'][:8]}.{void}"

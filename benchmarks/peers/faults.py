@@ -74,9 +74,7 @@ def set_up(fault: str, quick: bool) -> Iterator[tuple[Stage, int | None]]:
         yield Stage("faulty", _WORK, place, len(rows), rows.sum(axis=1, keepdims=True), quick, environ), bad
 
 
-def outcome(
-    system: System, fault: str, stage: Stage, bad: int | None, processes: int, log: Path, quick: bool
-) -> Outcome:
+def outcome(system: System, fault: str, stage: Stage, bad: int | None, processes: int, log: Path) -> Outcome:
     """Have the system do it, and look at what there is."""
     output = stage.fresh_output()
     calls = stage.place / f"calls-{output.name}"

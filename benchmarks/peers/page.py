@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.peers.environments import versions_of
 from benchmarks.peers.faults import FAULTS, Outcome
 from benchmarks.peers.programs import SYSTEMS, settings_of, user_lines
 from benchmarks.peers.rounds import OURS, Figures
@@ -81,8 +82,10 @@ def settings_table(names: Sequence[str]) -> str:
             continue
         told.add(system.path)
         settings = "; ".join(f"*{key}*: {value}" for key, value in settings_of(system).items())
-        rows.append([system.title, str(user_lines(system.path.read_text())), settings.replace("|", "/")])
-    return "\n".join(_table(["system", "lines of user code", "settings"], rows))
+        packages = ", ".join(f"{package} {version}" for package, version in versions_of(system.pins).items())
+        lines = str(user_lines(system.path.read_text()))
+        rows.append([system.title, lines, settings.replace("|", "/"), packages or "ours"])
+    return "\n".join(_table(["system", "lines of user code", "settings", "packages"], rows))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

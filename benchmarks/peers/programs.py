@@ -10,7 +10,6 @@ import json
 import os
 import selectors
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,6 +57,11 @@ class System:
         """Of its program."""
         return Path(__file__).parent / "ours.py" if self.is_ours else SYSTEMS_FOLDER / f"{self.file}.py"
 
+    @property
+    def pins(self) -> Path:
+        """The packages that it needs; where there is no such file, ours will do."""
+        return SYSTEMS_FOLDER / f"{self.file}.txt"
+
 
 SYSTEMS = {
     "celeriac": System("Celeriac", "ours", "chosen"),
@@ -88,11 +92,11 @@ class Program:
 
     def __init__(self, system: System, processes: int, log: Path, environ: Mapping[str, str]) -> None:
         self._log = log
-        python = sys.executable if system.is_ours else python_of(system.path.with_suffix(".txt"))
         words = ["-m", "benchmarks.peers.ours"] if system.is_ours else [str(system.path)]
         with log.open("ab") as errors:
+            self._log_begins = errors.tell()
             self._process = subprocess.Popen(
-                [str(python), *words, str(processes), *([system.variant] if system.variant else [])],
+                [str(python_of(system.pins)), *words, str(processes), *([system.variant] if system.variant else [])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -133,8 +137,8 @@ class Program:
 
     def _last_words(self) -> str:
         code = self._process.wait()
-        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"ended with exit code {code}{': ' + lines[-1].strip()[:200] if lines else ''}"
+        text = self._log.read_bytes()[self._log_begins :].decode(errors="replace").strip()
+        return f"ended with exit code {code}{': ' + text.splitlines()[-1].strip()[:200] if text else ''}"
 
     def __enter__(self) -> Self:
         return self

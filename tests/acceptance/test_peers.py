@@ -18,9 +18,9 @@ def test_systems_are_compared_and_their_table_put_into_the_page(tmp_path: Path) 
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = (tmp_path / "peers.jsonl").read_text().splitlines()
-    measured = json.loads(line)["measured"]
-    assert set(measured) == {"loop", "pool"}
-    for (visit,) in measured.values():
+    visits = json.loads(line)["measured"]["visits"]
+    assert set(visits) == {"loop", "pool"}
+    for (visit,) in visits.values():
         assert not visit["trouble"]
         assert visit["cold_seconds"] > visit["warm"][0]["seconds"] > 0
         assert visit["pss"] > 0

@@ -190,11 +190,11 @@ def stage() -> works.Stage:
 
 
 def test_tables_take_the_place_of_those_between_their_marks() -> None:
-    text = "# Peers\n<!-- mlp: begin -->\nold\n<!-- mlp: end -->\nwords\n<!-- faults: begin --><!-- faults: end -->\n"
+    text = "<!-- mlp: begin -->\nyesterday\n<!-- mlp: end -->\nwords\n<!-- faults: begin --><!-- faults: end -->\n"
     outcomes = {"pool": {fault: Outcome("hangs", 5, 4) for fault in FAULTS}}
     table = page.work_table("mlp", {"loop": Figures(speed=1e4, thrift=5e3, cold=2, pss=3 * 10**6)}, [], "about")
     text = page.put(page.put(text, "mlp", table), "faults", page.faults_table(outcomes, "about"))
-    assert "old" not in text
+    assert "yesterday" not in text
     assert "\nwords\n" in text
     assert "| bare loop | 10,000 | 5,000 | 2.0 | 3 (0) | 0 |" in text
     assert f"| `multiprocessing.Pool` |{' hangs; 4 of 5 good rows |' * 3}" in text
