@@ -1,0 +1,86 @@
+"""Ray Data: Parquet files --`map_batches`--> Parquet files, on as many processors as are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import ray
+import tables
+import work
+from ray.data import DataContext
+
+SETTINGS = {
+}
+
+
+# user code: begin
+def infer(table: pa.Table, order: work.Order) -> pa.Table:
+    """One batch, in a process of Ray's, which keeps the model."""
+    call = work.ready(order, lambda: work.load_model(order))
+    return tables.outputs_of(table, call(tables.rows_of(table, order)))
+
+
+def predict(order: work.Order) -> dict[str, int]:
+    """All rows; and how many of them are missing in what was written, which Ray itself does not count."""
+    rows = ray.data.read_parquet(order["parquet"])
+    outputs = rows.map_batches(
+        infer, fn_args=(order,), batch_size=order["batch_rows"], batch_format="pyarrow", zero_copy_batch=True
+    )
+    written = order["output"] + ".parquet"
+    outputs.write_parquet(written, compression="none", use_dictionary=False)
+    return {"lost": ds.dataset(order["parquet"]).count_rows() - ds.dataset(written).count_rows()}
+
+
+# user code: end
+
+
+def total(columns: dict[str, work.Rows]) -> dict[str, work.Rows]:
+    """The model of "parquet"."""
+    return {"output": work.total(columns)}
+
+
+def convert(order: work.Order) -> None:
+    """Parquet to Parquet."""
+    rows = ray.data.read_parquet(order["data"])
+    sums = rows.map_batches(total, batch_format="numpy", zero_copy_batch=True)
+    sums.write_parquet(order["output"] + ".parquet", compression="none", use_dictionary=False)
+
+
+def prepare(batch: dict[str, work.Rows]) -> dict[str, work.Rows]:
+    """The preprocessing of "fit"."""
+    examples, labels = work.prepare(batch["data"])
+    return {"examples": examples, "labels": labels}
+
+
+def fit(order: work.Order) -> None:
+    """Rows, in order, through `prepare` into a training loop."""
+    work.tensorflow()
+    rows, size = work.read_rows(order), order["batch_rows"]
+    blocks = ray.data.from_numpy([rows[start:stop] for start, stop in work.spans(len(rows), size)])
+    batches = blocks.map_batches(prepare, batch_size=None).to_tf("examples", "labels", batch_size=size)
+    work.fit(order, batches)
+
+
+def carry_out(order: work.Order) -> Any:
+    """Whatever the order asks for."""
+    context = DataContext.get_current()
+    context.execution_options.preserve_order = order["work"] == "fit"
+    context.max_errored_blocks = -1 if order["work"] == "faulty" else 0
+    if order["work"] == "requests":
+        raise work.CannotError("a data set is read from its start to its end; one row at a time is for Ray Serve")
+    return {"parquet": convert, "fit": fit}.get(order["work"], predict)(order)
+
+
+def main() -> None:
+    """Carry out one order after the other."""
+    ray.init(num_cpus=work.processes(), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    DataContext.get_current().enable_progress_bars = False
+    work.serve(carry_out)
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
