@@ -31,7 +31,7 @@ CALLERS = 16
 TOLERANCE = 0.1
 _CALIBRATION_ROWS = 512
 _PARQUET_FILES, _PARQUET_GROUPS = 8, (16, 2)
-_PARQUET_PART_ROWS = 2_048
+_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ def set_up(name: str, quick: bool) -> Iterator[Stage]:
 
 
 def write_parts(folder: Path, rows: npt.NDArray[Any]) -> None:
-    """The rows as Parquet: `id`, and `row`, a list of all of its values."""
+    """The rows as Parquet: `id`, and `row`, a list of its values; in so many files that all have some to do."""
     folder.mkdir()
-    for number, start in enumerate(range(0, len(rows), _PARQUET_PART_ROWS)):
-        part = rows[start : start + _PARQUET_PART_ROWS].reshape(len(rows[start : start + _PARQUET_PART_ROWS]), -1)
+    for number, start in enumerate(range(0, len(rows), size := -(-len(rows) // _PARTS))):
+        part = rows[start : start + size].reshape(len(rows[start : start + size]), -1)
         values = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
         table = pa.table({"id": np.arange(start, start + len(part)), "row": values})
-        pq.write_table(table, folder / f"part-{number:05}.parquet", use_dictionary=False)
+        pq.write_table(table, folder / f"part-{number:05}.parquet", use_dictionary=False, compression="none")
 
 
 def _rows(work: Work, rows: int) -> npt.NDArray[Any]:
