@@ -1,5 +1,4 @@
-"""Beam: Parquet files --`RunInference`--> Parquet files, on the local runner with as many processes as processors.
-"""
+"""Beam: Parquet files --`RunInference`--> Parquet files, on the local runner with as many processes as processors."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-SETTINGS = {
-}
+SETTINGS = {}
 _LOST = "lost_rows"
 
 

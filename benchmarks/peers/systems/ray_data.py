@@ -1,5 +1,4 @@
-"""Ray Data: Parquet files --`map_batches`--> Parquet files, on as many processors as are asked for.
-"""
+"""Ray Data: Parquet files --`map_batches`--> Parquet files, on as many processors as are asked for."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ import tables
 import work
 from ray.data import DataContext
 
-SETTINGS = {
-}
+SETTINGS = {}
 
 
 # user code: begin
