@@ -1,4 +1,5 @@
-"""Beam: Parquet files --`RunInference`--> Parquet files, on the local runner with as many processes as processors."""
+"""Beam: Parquet files --`RunInference`--> Parquet files, on the local runner with as many processes as processors.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-SETTINGS = {}
+SETTINGS = {
+}
 _LOST = "lost_rows"
 
 

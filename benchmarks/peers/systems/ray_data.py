@@ -1,4 +1,5 @@
-"""Ray Data: Parquet files --`map_batches`--> Parquet files, on as many processors as are asked for."""
+"""Ray Data: Parquet files --`map_batches`--> Parquet files, on as many processors as are asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import tables
 import work
 from ray.data import DataContext
 
-SETTINGS = {}
+SETTINGS = {
+}
 
 
 # user code: begin

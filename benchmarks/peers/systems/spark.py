@@ -1,4 +1,5 @@
-"""Spark: Parquet files --`predict_batch_udf`--> Parquet files, in local mode with as many threads as processors."""
+"""Spark: Parquet files --`predict_batch_udf`--> Parquet files, in local mode with as many threads as processors.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from pyspark.ml.functions import predict_batch_udf
 from pyspark.sql import SparkSession
 from pyspark.sql.types import ArrayType, FloatType
 
-SETTINGS = {}
+SETTINGS = {
+}
 _ATTEMPTS = 4
 _ARROW_ROWS = 2_048
 _CONFIGURATION = {

@@ -19,6 +19,4 @@ def rows_of(table: pa.Table, order: work.Order) -> work.Rows:
 def outputs_of(table: pa.Table, outputs: work.Rows) -> pa.Table:
     """The numbers of a table's rows, and their outputs, flat."""
     values = pa.array(outputs.reshape(-1))
-    return pa.table(
-        {"id": table["id"], "output": pa.FixedSizeListArray.from_arrays(values, len(values) // len(outputs))}
-    )
+    return pa.table({"id": table["id"], "output": pa.FixedSizeListArray.from_arrays(values, len(values) // len(outputs))})
