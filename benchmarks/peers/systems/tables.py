@@ -18,5 +18,5 @@ def rows_of(table: pa.Table, order: work.Order) -> work.Rows:
 
 def outputs_of(table: pa.Table, outputs: work.Rows) -> pa.Table:
     """The numbers of a table's rows, and their outputs, flat."""
-    values = pa.array(outputs.reshape(-1))
-    return pa.table({"id": table["id"], "output": pa.FixedSizeListArray.from_arrays(values, len(values) // len(outputs))})
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(outputs.reshape(-1)), outputs[0].size)
+    return pa.table({"id": table["id"], "output": lists})
