@@ -4,8 +4,8 @@ Its documentation: `multi_processing` with `direct_num_workers` for Python code 
 handler loads the model once in each process, with `large_model` once for all of them; `with_no_batching` where input
 comes in batches already; `with_exception_handling` sets apart what fails, `use_subprocess` also what kills a process.
 
-The runner is FnApiRunner: Prism, which newer versions try first, is a program that is downloaded at run time, and runs
-all of this in threads of one process. Processes live as long as a pipeline, and load the model for each.
+The runner is FnApiRunner: Prism, which newer versions try first, is a program that is downloaded at run time, and by
+default runs Python in threads of the caller's process. Processes live as long as a pipeline, and load the model for each.
 """
 
 from __future__ import annotations
