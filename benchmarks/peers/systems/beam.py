@@ -5,7 +5,8 @@ handler loads the model once in each process, with `large_model` once for all of
 comes in batches already; `with_exception_handling` sets apart what fails, `use_subprocess` also what kills a process.
 
 The runner is FnApiRunner: Prism, which newer versions try first, is a program that is downloaded at run time, and by
-default runs Python in threads of the caller's process. Processes live as long as a pipeline, and load the model for each.
+default runs Python in threads of the caller's process. Processes live as long as a pipeline, and load the model for
+each.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ files' own size; order only where it is wanted; `to_tf` for Keras.
 
 Tried: an actor pool (`ActorPoolStrategy(size=processors)`). It is made anew, and loads the model, for each data set,
 and its rows go through the object store twice, as read, actors and write are three kinds of tasks; where actors
-reserve all processors, nothing reads for them and it did not begin. For 1,000 rows it took 17 processor seconds, functions
-12 for the first data set and 3.5 for the next, on a busy machine.
+reserve all processors, nothing reads for them and it did not begin. For 1,000 rows it took 17 processor seconds,
+functions 12 for the first data set and 3.5 for the next, on a busy machine.
 """
 
 from __future__ import annotations
