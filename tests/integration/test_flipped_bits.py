@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from producer import Client, Job
-from producer.job import broker_channel
+from producer.broker import broker_channel
 from tasks.protocol import keys
 from tasks.protocol.messages import StoreName
 from tasks.transport import spool

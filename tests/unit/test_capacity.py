@@ -11,6 +11,7 @@ from statistics import fmean
 
 import pytest
 
+from producer.broker import broker_channel
 from producer.capacity import costs as capacity_costs
 from producer.capacity import job
 from producer.capacity.costs import FREE, Costs, Work, read_costs
@@ -18,7 +19,7 @@ from producer.capacity.events import Clock, Host, Server
 from producer.capacity.forecast import forecast
 from producer.capacity.scenario import Failure, Scenario
 from producer.capacity.simulation import Outcome, Simulation
-from producer.job import broker_channel, dispatcher, runner
+from producer.job import dispatcher, runner
 from worker_config.errors import UsageError
 
 # Near those of a real machine.
