@@ -50,18 +50,25 @@ class Shards:
 
 
 @contextmanager
-def sharded(folder: Path, count: int, manifest: Path, children: int = 2) -> Iterator[Shards]:
-    """So many shards with a worker each; all ends with the block."""
+def sharded(
+    folder: Path,
+    count: int,
+    manifest: Path,
+    children: int = 2,
+    options: tuple[str, ...] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Shards]:
+    """So many shards with a worker each; all ends with the block. `options` are of each Redis, `environ` of workers."""
     systems = []
     for number in range(count):
         (folder / str(number)).mkdir()
-        systems.append(System(RedisServer(folder / str(number)), folder / str(number)))
+        systems.append(System(RedisServer(folder / str(number), options), folder / str(number)))
     shards = Shards(systems)
     try:
         for system in systems:
             system.redis.start()
         for _ in systems:
-            shards.start_worker(manifest, children)
+            shards.start_worker(manifest, children, environ)
         shards.wait_for_slots(*[children] * count)
         yield shards
     finally:

@@ -16,7 +16,7 @@ def wait_for_redis(
     tries: int,
     wake: threading.Event,
     is_over: Callable[[], bool],
-    ask: Callable[[str], None] = check_takes_writes,
+    ask: Callable[[str], object] = check_takes_writes,
 ) -> None:
     """Return when it answers, or nobody waits any more; `wake` is set when that may be.
 
@@ -33,7 +33,8 @@ def wait_for_redis(
         wake.clear()
         tries += 1
         try:
-            return ask(url)
+            ask(url)
+            return
         except BrokerRefusedError:
             if time.monotonic() - began > REFUSED_WAIT_SECONDS:
                 raise

@@ -61,6 +61,19 @@ def slots_on(shard: int, slots: Iterable[SlotRecord]) -> list[SlotRecord]:
     ]
 
 
+def slots_of(shard: int, slots: Iterable[SlotRecord]) -> list[SlotRecord]:
+    """Those of these slots that are on this shard, with the names of their queues as workers know them."""
+    return [
+        msgspec.structs.replace(
+            slot,
+            queue=name_of(slot.queue),
+            older=[msgspec.structs.replace(one, queue=name_of(one.queue)) for one in slot.older],
+        )
+        for slot in slots
+        if shard_of(slot.queue) == shard
+    ]
+
+
 def ask_each(url: str, ask: Callable[[redis.Redis], Answered]) -> dict[int, Answered]:
     """What each shard answers that is up.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from producer.broker.shards import for_each
 from producer.cli.options import required_broker_option
 from producer.cli.viewing import viewing
 from tasks.transport.connection import ping
@@ -29,7 +30,7 @@ def dashboard(broker_url: str, host: str, port: int) -> None:
     from producer.dashboard import Address, serve
 
     try:
-        ping(broker_url)
+        for_each(broker_url, ping)
     except BrokerRefusedError:
         raise
     except BrokerError as error:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import click
 
+from producer.broker import jobs
+from producer.broker.shard_clients import open_shards
 from producer.cli.request import PredictRequest, open_data, open_system
 from producer.cli.tables import how_to_fetch, moment
 from producer.client import Client
 from producer.detached.named import find_same, work_of
 from producer.outputs.output_run import OutputRun
 from producer.outputs.run_options import kept_columns
-from producer.records import job_store
 from producer.records.job_store import JobState
 from producer.scheduling.error_budget import make_policy
 from producer.scheduling.job_options import JobName, JobOptions
@@ -26,7 +27,6 @@ from producer.sinks import JournalHead, Sink, open_sink, output_path
 from producer.sinks.journal import job_in_journal
 from producer.sources import open_source
 from tasks.protocol.plan import LeftOutput
-from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError, OutputInUseError
 
 _PAUSE_SECONDS = 0.5
@@ -94,21 +94,21 @@ def _opened(
     url: str, output: Path, rows: int | None, head: JournalHead, name: JobName | None, force: bool
 ) -> Sink | str:
     """The output, begun; or the job that has the name, does the same, and runs or is done."""
-    with broker_errors(url), connect(url) as client:
+    with open_shards(url) as shards:
         while True:
             work = work_of(name, head.models, str(output_path(output)), head.as_dict()) if name else {}
-            if name and (same := find_same(client, name, work)):
+            if name and (same := find_same(shards, name, work)):
                 return same
             # What a named job has left that came to nothing is done anew.
             before = job_in_journal(output_path(output)) if name else ""
-            is_over = bool(before) and job_store.state_of(client, before) not in (JobState.RUNNING, JobState.DONE)
+            is_over = bool(before) and jobs.state_of(shards, before) not in (JobState.RUNNING, JobState.DONE)
             try:
                 return open_sink(output, rows, force or is_over, journal=head, in_parts=True)
             except OutputInUseError:
                 if not name:
                     raise
             except OutputError:
-                if not name or not find_same(client, name, work):
+                if not name or not find_same(shards, name, work):
                     raise
             time.sleep(_PAUSE_SECONDS)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from producer.broker.shards import for_each
 from producer.cli.manifest import broken_entries
 from producer.cli.options import broker_option, json_option, models_option
 from producer.doctor import rights
@@ -37,7 +38,9 @@ def doctor(context: click.Context, broker_url: str | None, manifest: Path, acl: 
     With --acl: for workers, producers and those who only look the `ACL SETUSER` line of a user that may do just that.
     """
     if acl:
-        facts = ask_rights(broker_url) if broker_url else None
+        # Of several shards the one whose user lacks most.
+        known = for_each(broker_url, ask_rights).values() if broker_url else ()
+        facts = max(known, key=lambda one: sum(map(len, one.missing.values())), default=None)
         click.echo(json.dumps(rights.values(facts)) if as_json else rights.report(facts))
         return
     asked_for = context.get_parameter_source("manifest") is not ParameterSource.DEFAULT

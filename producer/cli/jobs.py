@@ -8,19 +8,17 @@ from contextlib import suppress
 import click
 import msgspec
 
+from producer.broker import jobs as job_reads
+from producer.broker.shard_clients import ShardClients, open_shards
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option
 from producer.cli.viewing import viewing
 from producer.records import job_store
-from producer.records.failed_rows import read_failures
 from producer.records.store_waits import of_job, waits_in
-from producer.records.turns import read_turns
 from producer.scheduling.model_pinning import refs
 from producer.scheduling.preparing_workers import in_words, will_hold
 from producer.scheduling.priority import priority_name, weight_of
 from tasks.protocol.records import JobRecord
-from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_all
 from worker_config.errors import MessageError, SealError, UnknownJobError
 
 # What fits a screen.
@@ -42,12 +40,13 @@ def jobs(broker_url: str, limit: int | None, state: str | None, model: str | Non
 
     SHARE is what a running job may have of its workers' slots, AHEAD how many chunks wait there before its next one.
     """
-    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
-        found, wrong = job_store.read_all(client, viewer)
+    with viewing() as viewer, open_shards(broker_url) as shards:
+        found, wrong = job_reads.read_all(shards, viewer)
         asked = [job for job in reversed(found) if _is_asked_for(*job, state, model)]
         most = (0 if as_json else MOST_LINES) if limit is None else limit
         found = asked[: most or None]
-        turns = read_turns(client, [record.id for now, record in found if now is job_store.JobState.RUNNING])
+        turns = job_reads.turns(shards, [record.id for now, record in found if now is job_store.JobState.RUNNING])
+    _tell_away(shards)
     if as_json:
         values = [tables.job_values(*job, **tables.turn_values(turns.get(job[1].id))) for job in found]
         click.echo(json.dumps({"jobs": values}))
@@ -72,10 +71,11 @@ def _is_asked_for(now: job_store.JobState, record: JobRecord, state: str | None,
 @json_option
 def status(job: str, broker_url: str, as_json: bool) -> None:
     """Show one job; its name or the beginning of its id will do."""
-    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.read(client, job, viewer)
-        expires_at = job_store.expires_at(client, record.id)
-        workers, preparing, facts = read_all(client)
+    with viewing() as viewer, open_shards(broker_url) as shards:
+        parts = job_reads.read_parts(shards, job_reads.find(shards, job), viewer)
+        state, record = parts.whole()
+        expires_at = job_reads.expires_at(shards, parts)
+        workers, preparing, facts = job_reads.workers(shards)
     # A detached job's record is nobody's to write meanwhile.
     waits = of_job(waits_in(facts), record.id) if state is job_store.JobState.RUNNING else ""
     record = msgspec.structs.replace(record, waits=waits)
@@ -96,9 +96,11 @@ def status(job: str, broker_url: str, as_json: bool) -> None:
 @json_option
 def failures(job: str, broker_url: str, as_json: bool) -> None:
     """List the rows of JOB that have no prediction, and why; its name or the beginning of its id will do."""
-    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.read(client, job, viewer)
-        records = read_failures(client, record, viewer)
+    with viewing() as viewer, open_shards(broker_url) as shards:
+        parts = job_reads.read_parts(shards, job_reads.find(shards, job), viewer)
+        state, record = parts.whole()
+        records = job_reads.read_failures(shards, parts, viewer)
+    _tell_away(shards)
     click.echo(
         json.dumps(tables.failures_values(state, record, records))
         if as_json
@@ -115,11 +117,11 @@ def cancel(job: str, broker_url: str) -> None:
     Parts of an output that workers have written go too, where this machine reaches them; an output that is complete
     stays.
     """
-    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
+    with viewing() as viewer, open_shards(broker_url) as shards:
         record = None
         with suppress(SealError, MessageError, UnknownJobError):  # which `cancel` does not need, or will tell
-            _, record = job_store.read(client, job, viewer)
-        ended = job_store.cancel(client, job)
+            _, record = job_reads.read(shards, job, viewer)
+        ended = job_reads.cancel(shards, job)
     running = ended.state is job_store.JobState.RUNNING
     left = ""
     if record and record.plan and record.plan.output:
@@ -128,8 +130,9 @@ def cancel(job: str, broker_url: str) -> None:
         left = discard_left(record.plan)
     if ended.detached and (running or ended.state is job_store.JobState.DONE):
         click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone{left and '; ' + left}")
-        return
-    click.echo(f"job {ended.id} is being cancelled" if running else f"job {ended.id} is {ended.state} already")
+    else:
+        click.echo(f"job {ended.id} is being cancelled" if running else f"job {ended.id} is {ended.state} already")
+    job_reads.check_reached(shards, f"job {ended.id} is cancelled")
 
 
 @click.command()
@@ -144,6 +147,12 @@ def priority(job: str, priority: str, broker_url: str) -> None:
     its id, are enough.
     """
     weight = weight_of(priority)
-    with broker_errors(broker_url), connect(broker_url) as client:
-        job_id = job_store.set_weight(client, job, weight)
+    with open_shards(broker_url) as shards:
+        job_id = job_reads.set_weight(shards, job, weight)
     click.echo(f"job {job_id} is {priority_name(weight)} now")
+    job_reads.check_reached(shards, f"job {job_id} has its new priority")
+
+
+def _tell_away(shards: ShardClients) -> None:
+    for error in shards.away.values():
+        click.echo(f"celeriac: {error}", err=True)

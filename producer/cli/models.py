@@ -20,6 +20,9 @@ import click
 import msgspec
 from click.core import ParameterSource
 
+from producer.broker.jobs import workers as workers_of
+from producer.broker.shard_clients import open_shards
+from producer.broker.shards import ask_each
 from producer.cli.describing import run_showing
 from producer.cli.manifest import broken_entries, check_files
 from producer.cli.options import broker_option, json_option, models_option
@@ -34,9 +37,8 @@ from tasks.snapshots.built_set import place_of
 from tasks.snapshots.cache import Swept, cache_folder, sweep
 from tasks.snapshots.fetch_models import fetch_models, fetched_keys
 from tasks.snapshots.installed import check_runtime, tensorflow_version
-from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_all, read_slots
-from worker_config.broker import queue_of
+from tasks.transport.worker_registry import read_slots
+from worker_config.broker import queue_of, redacted, shard_urls
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.settings import Settings
@@ -106,8 +108,10 @@ def models(
     exit_code = 0
     preparing: dict[str, Preparing] = {}
     if broker_url:
-        with broker_errors(broker_url), connect(broker_url) as client:
-            workers, preparing, _ = read_all(client)
+        with open_shards(broker_url) as shards:
+            workers, preparing, _ = workers_of(shards)
+        for error in shards.away.values():
+            click.echo(f"celeriac: {error}", err=True)
         slots = [slot for slots in workers.values() for slot in slots]
         # Workers may hold different versions of a model.
         infos = {str(ref): info for slot in slots for ref, info in zip(refs(slot.models), slot.models, strict=True)}
@@ -180,12 +184,20 @@ def check_tensorflow() -> None:
 
 
 def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
-    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest."""
+    """The Redis lists in which chunks wait for the workers that are up, or for one that starts with this manifest.
+
+    Of several shards each line has the URL of its shard, too.
+    """
     if broker_url:
-        with broker_errors(broker_url), connect(broker_url) as client:
-            queues = {slot.queue for slot in read_slots(client)}
-        if not queues:
+        urls = shard_urls(broker_url)
+        seen = {shard: {slot.queue for slot in slots} for shard, slots in ask_each(broker_url, read_slots).items()}
+        if not any(seen.values()):
             raise NoWorkerError("no worker is up, whose queue it would be")
+        if len(urls) > 1:
+            return [
+                f"{keys.queue(one)} {redacted(urls[at])}" for at, its in sorted(seen.items()) for one in sorted(its)
+            ]
+        queues = seen[0]
     else:
         entries = read_manifest(manifest, Settings.from_env().model_set)
         queues = {queue_of({name: digest_or_error(name, entry) for name, entry in entries.items()})}

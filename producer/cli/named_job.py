@@ -19,7 +19,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
-from producer.broker import redis_backoff
+from producer.broker import jobs, redis_backoff
+from producer.broker.shard_clients import open_shards
 from producer.cli.terminal import say
 from producer.cli.viewing import viewing
 from producer.cli.watch import LOOK_SECONDS, JobScreen
@@ -27,13 +28,12 @@ from producer.job.job import Job
 from producer.outputs.fetch_to_output import NotWaitedForError
 from producer.outputs.sidecar_files import RunRecord, is_told_of, ledger_of_whole
 from producer.outputs.summary import PredictionFailedError, Summary
-from producer.records import job_store
+from producer.records import job_names
 from producer.records.job_names import Ended, Work
 from producer.records.name_claim import NameClaim
 from producer.sinks import JournalHead, is_there
 from producer.sinks.changes import differences
 from tasks.protocol.messages import from_json
-from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import (
     BrokerError,
     BrokerRefusedError,
@@ -188,7 +188,8 @@ class NamedJob:
             except BrokerError as error:
                 if not tries:
                     self._say(f"{error}; job {self.name!r} waits for it")
-            redis_backoff.wait_for_redis(str(self.broker_url), tries, threading.Event(), lambda: False)
+            url = job_names.url_of_names(str(self.broker_url))
+            redis_backoff.wait_for_redis(url, tries, threading.Event(), lambda: False)
             tries += 1
 
     @contextmanager
@@ -200,15 +201,14 @@ class NamedJob:
             if self.quiet or not job_id:
                 return
             try:
-                state, record = job_store.read_known(client, job_id, viewer)
+                state, record = jobs.read_parts(shards, job_id, viewer).whole()
             except (UnknownJobError, MessageError, BrokerError):
                 return  # which the next look may know
             screen = screens.get(job_id) or screens.setdefault(job_id, JobScreen(record))
             screen.show(state, record)
 
-        url = str(self.broker_url)
         try:
-            with viewing() as viewer, broker_errors(url), connect(url) as client:
+            with viewing() as viewer, open_shards(str(self.broker_url)) as shards:
                 yield show
         finally:
             for screen in screens.values():

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from producer.broker.jobs import find
+from producer.broker.shard_clients import open_shards
 from producer.cli.options import required_broker_option
 from producer.cli.viewing import viewing
 from producer.report import gather, make_page
 from tasks.outputs.temp_paths import check_parent, check_regular_file, one_line_errors
-from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import OutputError
 from worker_config.files import write_whole
 from worker_config.foreign_errors import import_optional
@@ -33,8 +34,8 @@ def report(job: str, output: Path, broker_url: str, force: bool) -> None:
     path = Path(os.path.realpath(output))
     _check_output(path, force)
     script: str = import_optional("plotly.offline", "report", str(path)).get_plotlyjs()
-    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
-        facts = gather(client, job, viewer)
+    with viewing() as viewer, open_shards(broker_url) as shards:
+        facts = gather(shards, find(shards, job), viewer)
     with one_line_errors(path):
         write_whole(path, make_page(facts, script).encode())
     running = "; it still runs, so this is how far it is" if facts.state.value == "running" else ""

@@ -56,6 +56,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float,
         "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
         "stages": _shares(record.stages),
         "error": record.error,
+        "missing": record.missing,
         "waits": record.waits,
         "failed": failed_alone(record.failed_models) if record.failed_models else "",
         "dependent": "; ".join(f"{name}: {text}" for name, text in record.dependent.items()),
@@ -72,6 +73,7 @@ def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, 
     values = msgspec.to_builtins(record)
     detached, output = values.pop("plan") is not None, output_of(record)
     priority = priority_name(values.pop("weight"))
+    del values["unsent"]
     told = {"detached": detached, "priority": priority, "output": output}
     return {"job": record.id, "state": state.value, **values, **told, **more}
 

@@ -8,24 +8,27 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import click
 
-from producer.broker import redis_backoff
+from producer.broker import jobs, redis_backoff
+from producer.broker.shard_clients import open_shards
+from producer.broker.shards import for_each
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.viewing import viewing
 from producer.client import Client
 from producer.job.progress_bar import ProgressReporter
 from producer.outputs.fetch_to_output import NotWaitedForError
-from producer.records import job_store
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, Progress, progress_of, rate_of
 from producer.records.store_waits import WaitLine
 from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Viewer
-from tasks.transport.connection import broker_errors, check_takes_writes, connect, ping
+from tasks.transport.connection import check_takes_writes, ping
+from worker_config.broker import shard_urls
 from worker_config.errors import (
     BrokerError,
     BrokerRefusedError,
@@ -52,15 +55,13 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
     130 cancelled. Ctrl-C ends the watching alone. While Redis is away, it waits. A detached job is looked after
     meanwhile, unless it is signed and there is no key here.
     """
-    with viewing() as viewer, broker_errors(broker_url), connect(broker_url) as client:
-        state, record = job_store.read(client, job, viewer)
+    with viewing() as viewer, open_shards(broker_url) as shards:
+        state, record = jobs.read(shards, job, viewer)
     looks_after = record.plan is not None and not viewer.unchecked
     try:
         with closing(JobScreen(record)) as screen:
             while not _show_until_end(broker_url, worker_timeout_seconds, screen, None if looks_after else viewer):
-                # Who only reads needs no right to write.
-                ask = check_takes_writes if looks_after else ping
-                redis_backoff.wait_for_redis(broker_url, 0, threading.Event(), lambda: False, ask)
+                _wait(broker_url, looks_after=looks_after)
                 screen.back_at = time.monotonic()
         state, record = screen.state, screen.record
     except KeyboardInterrupt:
@@ -68,6 +69,15 @@ def watch(job: str, broker_url: str, worker_timeout_seconds: float, as_json: boo
     if as_json:
         click.echo(json.dumps(tables.job_values(state, record)))
     _end(state, record, quiet=as_json)
+
+
+def _wait(broker_url: str, *, looks_after: bool) -> None:
+    """Until Redis is back: every shard for who looks after a job; one of them for who only reads, and may not write."""
+    if looks_after:
+        for url in shard_urls(broker_url):
+            redis_backoff.wait_for_redis(url, 0, threading.Event(), lambda: False, check_takes_writes)
+    else:
+        redis_backoff.wait_for_redis(broker_url, 0, threading.Event(), lambda: False, partial(for_each, do=ping))
 
 
 def _show_until_end(url: str, worker_timeout_seconds: float, screen: JobScreen, viewer: Viewer | None) -> bool:
@@ -87,10 +97,10 @@ def _show_until_end(url: str, worker_timeout_seconds: float, screen: JobScreen, 
 
 
 def _follow(url: str, screen: JobScreen, viewer: Viewer) -> None:
-    with broker_errors(url), connect(url) as client:
+    with open_shards(url) as shards:
         while True:
             try:
-                state, record = job_store.read_known(client, screen.record.id, viewer)
+                state, record = jobs.read_parts(shards, screen.record.id, viewer).whole()
                 screen.show(state, record)
                 screen.back_at = time.monotonic()  # a Redis may be replaced within a retry
                 if state is not JobState.RUNNING:

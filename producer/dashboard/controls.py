@@ -1,6 +1,6 @@
 """What the page's buttons do: the same as the commands of these names.
 
-cancel, priority        --job_store--> Redis                    as `celeriac cancel`, `celeriac priority`
+cancel, priority        --broker.jobs--> Redis                  as `celeriac cancel`, `celeriac priority`
 drain, resume, reload   --`celery control`--> one worker        signed, if there is a key, as whoever calls it would
 """
 
@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from producer.records import job_store
+from producer.broker import jobs
+from producer.broker.shard_clients import open_shards
+from producer.records.job_store import JobState
 from producer.scheduling.priority import priority_name, weight_of
-from tasks.transport.connection import broker_errors, connect
+from worker_config.broker import shard_urls
 from worker_config.errors import InfrastructureError, UsageError
 from worker_config.shadow import check_no_shadow
 
@@ -28,9 +30,10 @@ TIMEOUT_SECONDS = 60
 
 def cancel(url: str, job_id: str) -> str:
     """End a job; what has come of it, in words."""
-    with broker_errors(url), connect(url, retries=0) as client:
-        ended = job_store.cancel(client, job_id)
-    if ended.state is job_store.JobState.RUNNING or ended.detached:
+    with open_shards(url, retries=0) as shards:
+        ended = jobs.cancel(shards, job_id)
+    jobs.check_reached(shards, f"job {ended.id} is cancelled")
+    if ended.state is JobState.RUNNING or ended.detached:
         return f"Job {ended.id} is being cancelled."
     return f"Job {ended.id} is {ended.state} already."
 
@@ -38,8 +41,9 @@ def cancel(url: str, job_id: str) -> str:
 def set_priority(url: str, job_id: str, priority: str) -> str:
     """Change what a running job has against others; what has come of it, in words."""
     weight = weight_of(priority)
-    with broker_errors(url), connect(url, retries=0) as client:
-        job_id = job_store.set_weight(client, job_id, weight)
+    with open_shards(url, retries=0) as shards:
+        job_id = jobs.set_weight(shards, job_id, weight)
+    jobs.check_reached(shards, f"job {job_id} has its new priority")
     return f"Job {job_id} is {priority_name(weight)} now."
 
 
@@ -55,6 +59,7 @@ def control(url: str, node: str, command: str) -> str:
     if command not in COMMANDS or not node or node.startswith("-") or "," in node:
         raise UsageError(f"worker {node!r} cannot be told to {command!r}; commands are {', '.join(COMMANDS)}")
     check_no_shadow(Path.cwd())
+    url, node = _shard_with(url, node)
     words = ["-A", "tasks", "control", "-j", "-t", str(ANSWER_SECONDS), "-d", node, COMMANDS[command]]
     try:
         ended = subprocess.run(
@@ -76,6 +81,14 @@ def control(url: str, node: str, command: str) -> str:
     said = [line.removeprefix("celeriac: ") for line in ended.stderr.splitlines() if line.startswith("celeriac: ")]
     unheard = f"{node} does not answer; is it up, and does CELERIAC_REMOTE_CONTROL let it?"
     raise InfrastructureError("; ".join(said) or unheard)
+
+
+def _shard_with(url: str, node: str) -> tuple[str, str]:
+    """The URL of the worker's shard, and its name there; of several its own has the shard behind it, as of queues."""
+    urls = shard_urls(url)
+    name, _, number = node.rpartition("@")
+    is_further = len(urls) > 1 and "@" in name and number.isdecimal() and int(number) < len(urls)
+    return (urls[int(number)], name) if is_further else (urls[0], node)
 
 
 def _answer_of(output: str, node: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """All that goes on, as plain values by key: jobs, workers with their slots, models and where they are held; or one job.
 
-Redis --job_store, worker_registry--> records --> {"job:ID": {...}, "worker:NAME": {...}, "model:NAME@VERSION": {...}}
+Redis --broker.jobs, worker_registry--> records --> {"job:ID": {...}, "worker:NAME": {...}, "model:NAME@VERSION": {...}}
       --gather, as for `celeriac report`--> JobFacts --charts, tables--> {"head": ..., "chart:lanes": ..., ...}
 
 Times are moments in Unix seconds, so that a value changes only when something has happened.
@@ -12,10 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import redis
 from msgspec.structs import replace
 
-from producer.records import job_store
+from producer.broker.jobs import read_all, read_parts
+from producer.broker.shard_clients import ShardClients
+from producer.broker.shards import on_shard
 from producer.records.failures import failed_alone
 from producer.records.job_store import JobState
 from producer.records.progress import Pace, is_silent, progress_of
@@ -44,10 +45,12 @@ class Overview:
         self._viewer = viewer
         self._paces: dict[str, Pace] = {}
 
-    def read(self, client: redis.Redis) -> Values:
-        """All of it as it is now."""
-        jobs, wrong = job_store.read_all(client, self._viewer, MOST_JOBS)
-        workers = read_records(client)
+    def read(self, shards: ShardClients) -> Values:
+        """All of it as it is now; of several shards, of those that are up."""
+        jobs, wrong = read_all(shards, self._viewer, MOST_JOBS)
+        workers = {
+            on_shard(name, shard): one for shard, its in shards.each(read_records).items() for name, one in its.items()
+        }
         held = Counter(frozenset(map(str, refs(slot.models))) for one in workers.values() for slot in one.slots)
         running = {record.id for state, record in jobs if state is JobState.RUNNING}
         self._paces = {job_id: pace for job_id, pace in self._paces.items() if job_id in running}
@@ -56,7 +59,9 @@ class Overview:
         values: Values = {f"job:{record.id}": self._job(state, record, held) for state, record in jobs}
         values |= {f"worker:{node_of(name)}": worker_values(one) for name, one in workers.items()}
         values |= {f"model:{ref}": one for ref, one in model_values(workers).items()}
-        values["notes"] = [str(error) for error in wrong] + [_UNCHECKED] * self._viewer.unchecked
+        values["notes"] = [str(error) for error in (*shards.away.values(), *wrong)] + [
+            _UNCHECKED
+        ] * self._viewer.unchecked
         return values
 
     def _job(self, state: JobState, record: JobRecord, held: Mapping[frozenset[str], int]) -> Values:
@@ -78,7 +83,7 @@ def job_values(state: JobState, record: JobRecord) -> Values:
     notes = [record.error, *(f"model {name}: {one}" for name, one in record.differed.items())]
     notes += [failed_alone(record.failed_models)] if record.failed_models else []
     notes += [f"its producer {record.producer} gives no sign of life"] if is_silent(state, record) else []
-    notes += [record.waits] if state is JobState.RUNNING else []
+    notes += [record.missing, record.waits] if state is JobState.RUNNING else []
     return {
         "id": record.id,
         "state": state.value,
@@ -147,8 +152,10 @@ def _model(info: ModelInfo, places: Iterable[tuple[str, int]]) -> Values:
 
 
 def node_of(worker: str) -> str:
-    """The name by which Celery knows a worker, of its own, which is NAME@HOST:TOKEN."""
-    return worker.rpartition(":")[0] or worker
+    """The name by which Celery knows a worker, of its own, which is NAME@HOST:TOKEN; and its shard, as of a queue."""
+    name, _, token = worker.rpartition(":")
+    _, shard, number = token.partition("@")
+    return f"{name}{shard}{number}" if name else worker
 
 
 class JobView:
@@ -159,11 +166,11 @@ class JobView:
         self._last: tuple[JobState, float] | None = None
         self._values: dict[str, Any] = {}
 
-    def read(self, client: redis.Redis) -> dict[str, Any]:
+    def read(self, shards: ShardClients) -> dict[str, Any]:
         """All of it as it is now."""
-        state, record = job_store.read_known(client, self._job_id, self._viewer)
+        state, record = read_parts(shards, self._job_id, self._viewer).whole()
         if state is JobState.RUNNING or self._last != (state, record.updated_at):
-            self._values = view_values(gather(client, self._job_id, self._viewer))
+            self._values = view_values(gather(shards, self._job_id, self._viewer))
             self._last = state, record.updated_at
         return self._values
 

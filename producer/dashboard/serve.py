@@ -11,16 +11,15 @@ import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
-from typing import Any
 
-import redis
 import uvicorn
 
+from producer.broker.shard_clients import open_shards
 from producer.dashboard.overview import JobView, Overview
 from producer.dashboard.web import Feeds, make_app, plotly_path
 from tasks.protocol.seal import Viewer
-from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import ConfigError
 
 # Redis is asked again at the next tick.
@@ -65,17 +64,9 @@ def serve(url: str, viewer: Viewer, address: Address, ready: Callable[[str], Non
     """
     plotly_path()
     token = secrets.token_urlsafe(24)
-    with address.bind() as listener, connect(url, retries=0, timeout_seconds=ANSWER_SECONDS) as client:
+    with address.bind() as listener, open_shards(url, retries=0, timeout_seconds=ANSWER_SECONDS) as shards:
         overview = Overview(viewer)
-
-        def reading(read: Callable[[redis.Redis], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-            def look() -> dict[str, Any]:
-                with broker_errors(url):
-                    return read(client)
-
-            return look
-
-        feeds = Feeds(reading(overview.read), lambda job_id: reading(JobView(viewer, job_id).read))
+        feeds = Feeds(partial(overview.read, shards), lambda job_id: partial(JobView(viewer, job_id).read, shards))
         # So that no other site's page gets in by a name that leads here.
         hosts = ["localhost", "127.0.0.1", "[::1]", address.host] if address.is_local else ["*"]
         config = uvicorn.Config(

@@ -17,33 +17,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
-from typing import cast
 
 import msgspec
 
-from producer.broker.broker_channel import BrokerChannel
+from producer.broker import jobs
+from producer.broker.shard_clients import ShardClients, open_shards
 from producer.detached.left_output import discard_left
+from producer.detached.part_channels import PartChannels
+from producer.detached.ready_answers import read_ready
 from producer.detached.watcher import Watcher
 from producer.detached.workers_now import WorkersNow, find_workers
 from producer.job.job_handle import JobHandle
-from producer.records import job_store
-from producer.records.failed_rows import read_failures
 from producer.records.job_store import JobState
 from producer.records.store_waits import of_job, waits_in
 from producer.rows.assemble import ResultArrays
 from producer.rows.part import OutputTree, Part
 from producer.rows.read_answer import part_of, read_outputs, stored_of, stored_part
 from producer.scheduling import model_pinning
-from tasks.protocol import keys
 from tasks.protocol.messages import Answer, ChunkMessage, Differed, FailureRecord, InlineRef, Outputs, unpack
 from tasks.protocol.plan import LeftOutput, Plan
 from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, answer_context, outputs_context
-from tasks.transport.connection import broker_errors, connect
 from tasks.transport.resend_detached import message
-from tasks.transport.worker_registry import read_all
 from worker_config.errors import (
     ExecutorDifferedError,
     JobCancelledError,
@@ -55,9 +52,6 @@ from worker_config.errors import (
 )
 from worker_config.settings import Settings
 
-# Answers read at once: so many, or so many bytes; a single one may have more.
-READ_CHUNKS = 64
-READ_BYTES = 16 * 2**20
 # How long to wait before the next look for an answer; longer each time that none came.
 LEAST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
@@ -71,14 +65,13 @@ class DetachedJob(JobHandle):
     def __init__(
         self, settings: Settings, job_id: str, worker_timeout_seconds: float, watch: Callable[[], None]
     ) -> None:
-        self._url = str(settings.broker_url)
         # Nothing of a detached job is in the spool folder.
         self._settings = replace(settings, spool=None)
         self._worker_timeout_seconds = worker_timeout_seconds
         self._watch = watch
         self._sealer = Sealer(settings.signing_key)
-        with broker_errors(self._url), connect(self._url) as client:
-            _, record = job_store.read(client, job_id, self._sealer)
+        with self._shards() as shards:
+            _, record = jobs.read(shards, job_id, self._sealer)
         if record.plan is None:
             raise UsageError(
                 f"job {record.id} was not detached: its producer, {record.producer}, writes the output itself; "
@@ -103,8 +96,8 @@ class DetachedJob(JobHandle):
     @property
     def expires_at(self) -> float:
         """When Redis forgets the job, in Unix seconds, if nothing happens to it until then."""
-        with broker_errors(self._url), connect(self._url) as client:
-            return job_store.expires_at(client, self.id)
+        with self._shards() as shards:
+            return jobs.expires_at(shards, jobs.read_parts(shards, self.id, self._sealer))
 
     @property
     def output_name(self) -> str:
@@ -138,8 +131,8 @@ class DetachedJob(JobHandle):
             NoWorkerError: no worker has held the models for long; the job stays in the system.
             BrokerError: Redis cannot be reached.
         """
-        with self._channel() as channel:
-            watcher = self._watcher(channel)
+        with self._channels() as channels:
+            watcher = self._watcher(channels)
             index, pause, by_executor = 0, LEAST_PAUSE_SECONDS, set[str]()
             void = watcher.look()[1].void
             while index < self._plan.chunks:
@@ -149,7 +142,7 @@ class DetachedJob(JobHandle):
                     void = self._begin_again(record, index)
                 # What these executors answered was gone before the answers are read.
                 differed = record.differed | self._differed
-                answers = self._ready(channel, index)
+                answers = read_ready(channels.shards, self.id, self._plan, watcher.places, index)
                 if not answers and state is JobState.DONE:
                     raise UnknownJobError(
                         f"job {self.id} is done, but Redis has dropped its outputs; set its maxmemory-policy to "
@@ -191,19 +184,20 @@ class DetachedJob(JobHandle):
 
     def failures(self) -> list[FailureRecord]:
         """Rows that have no prediction, and why: also those that ended the job, and one record of each failed model."""
-        with broker_errors(self._url), connect(self._url) as client:
-            return read_failures(client, self.record, self._sealer)
+        with self._shards() as shards:
+            return jobs.read_failures(shards, jobs.read_parts(shards, self.id, self._sealer), self._sealer)
 
     def cancel(self) -> None:
         """End the job, running or done; its rows and outputs are gone at once, and parts that workers have written.
 
         Raises:
             UnknownJobError: the job has expired.
-            BrokerError: Redis cannot be reached.
+            BrokerError: Redis, or one of several, cannot be reached; what the others have is gone.
         """
-        with broker_errors(self._url), connect(self._url) as client:
-            job_store.cancel(client, self.id)
+        with self._shards() as shards:
+            jobs.cancel(shards, self.id)
         discard_left(self._plan)
+        jobs.check_reached(shards, f"job {self.id} is cancelled")
 
     def wait(
         self, timeout_seconds: float | None = None, *, each: Callable[[JobState, JobRecord], None] | None = None
@@ -218,8 +212,8 @@ class DetachedJob(JobHandle):
             UnknownJobError, NoWorkerError, BrokerError: as `parts`.
         """
         began = time.monotonic()
-        with self._channel() as channel:
-            watcher, pause = self._watcher(channel), LEAST_PAUSE_SECONDS
+        with self._channels() as channels:
+            watcher, pause = self._watcher(channels), LEAST_PAUSE_SECONDS
             while True:
                 state, record = watcher.look()
                 if each:
@@ -240,15 +234,18 @@ class DetachedJob(JobHandle):
             pass
         return await asyncio.to_thread(self.result)
 
-    def _channel(self) -> closing[BrokerChannel]:
-        return closing(BrokerChannel(self._url, self._settings, self.id))
+    def _shards(self) -> AbstractContextManager[ShardClients]:
+        return open_shards(str(self._settings.broker_url))
 
-    def _watcher(self, channel: BrokerChannel) -> Watcher:
-        return Watcher(channel, self.record, self._plan, self._worker_timeout_seconds, self._watch)
+    def _channels(self) -> closing[PartChannels]:
+        return closing(PartChannels(self._settings, self.id))
+
+    def _watcher(self, channels: PartChannels) -> Watcher:
+        return Watcher(channels, self.id, self._plan, self._worker_timeout_seconds, self._watch)
 
     def _read(self) -> tuple[JobState, JobRecord]:
-        with broker_errors(self._url), connect(self._url) as client:
-            return job_store.read_known(client, self.id, self._sealer)
+        with self._shards() as shards:
+            return jobs.read_parts(shards, self.id, self._sealer).whole()
 
     def workers_now(self) -> WorkersNow | None:
         """Those that could run it; None where there are none."""
@@ -256,9 +253,9 @@ class DetachedJob(JobHandle):
         return find_workers(self._settings, self._plan.models, weight, self._worker_timeout_seconds, self._watch)
 
     def _look(self) -> tuple[JobState, JobRecord, int]:
-        with broker_errors(self._url), connect(self._url) as client:
-            state, record = job_store.read_known(client, self.id, self._sealer)
-            workers, _, facts = read_all(client)
+        with self._shards() as shards:
+            state, record = jobs.read_parts(shards, self.id, self._sealer).whole()
+            workers, _, facts = jobs.workers(shards)
         slots = model_pinning.usable([slot for slots in workers.values() for slot in slots], self._plan.models)
         return state, msgspec.structs.replace(record, waits=of_job(waits_in(facts), self.id)), len(slots)
 
@@ -291,26 +288,6 @@ class DetachedJob(JobHandle):
             f"job {self.id}: {seen}: outputs that were read before are not the model's own; read the job from its "
             "first row again"
         )
-
-    def _ready(self, channel: BrokerChannel, index: int) -> list[bytes]:
-        """The answers of chunk `index` and those that follow it without a gap, as many as may be in memory."""
-        key = keys.answers(self.id)
-        ahead = range(index, min(index + READ_CHUNKS, self._plan.chunks))
-        with broker_errors(self._url):
-            with channel.client.pipeline(transaction=False) as pipe:
-                for known in ahead:
-                    pipe.hstrlen(key, str(known))
-                sizes = cast("list[int]", pipe.execute())
-            ready: list[str] = []
-            total = 0
-            for known, size in zip(ahead, sizes, strict=True):
-                total += size
-                if not size or (ready and total > READ_BYTES):
-                    break
-                ready.append(str(known))
-            answers = cast("list[bytes | None]", channel.client.hmget(key, ready)) if ready else []
-        # None where the job has ended in between.
-        return [] if None in answers else cast("list[bytes]", answers)
 
     def _answer(self, index: int, data: bytes) -> Outputs:
         expected = message(self.id, self._plan, index)

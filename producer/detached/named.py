@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import redis
-
-from producer.records import job_names, job_store
+from producer.broker import jobs
+from producer.broker.jobs import NAMES_SHARD
+from producer.broker.shard_clients import ShardClients, open_shards
+from producer.records import job_names
 from producer.records.job_names import Work
 from producer.records.job_store import JobState
 from producer.scheduling import model_pinning
@@ -20,7 +21,6 @@ from producer.scheduling.job_options import JobName
 from producer.sinks.changes import differences
 from producer.sources import BatchSource, Source, fingerprint, fingerprint_of_rows
 from tasks.protocol.seal import Sealer
-from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 from worker_config.settings import Settings
@@ -45,15 +45,20 @@ def work_of(name: JobName, models: Mapping[str, str], output: str = "", head: Wo
     return {"source": dict(name.source), "models": dict(models), "output": output, **made}
 
 
-def find_same(client: redis.Redis, name: str, work: Work) -> str | None:
+def find_same(shards: ShardClients, name: str, work: Work) -> str | None:
     """The id of the detached job that has the name, runs or is done, and does this; None where there is none.
+
+    Of one that came to nothing on one shard the rest is ended, so that the name is free.
 
     Raises:
         UsageError: it does other work.
         MessageError: what Redis has of the name is damaged.
+        BrokerError: the shard that keeps names cannot be reached.
     """
-    known = job_names.read(client, name)
-    state = job_store.state_of(client, known.job) if known.job else None
+    known = shards.on(NAMES_SHARD, lambda client: job_names.read(client, name))
+    state = jobs.state_of(shards, known.job) if known.job else None
+    if state in (JobState.FAILED, JobState.CANCELLED) and not known.owner:
+        jobs.end_rest(shards, known.job)
     if not known.work or (not known.owner and state not in (JobState.RUNNING, JobState.DONE)):
         return None
     if changes := differences(known.work, work):
@@ -73,15 +78,15 @@ def find_left(settings: Settings, name: str, data: object, models: Sequence[str]
     """
     if not isinstance(name, JobName) and not isinstance(data, str | Path):
         return None
-    url = str(settings.broker_url)
-    with broker_errors(url), connect(url) as client:
+    with open_shards(str(settings.broker_url)) as shards:
+        slots = [slot for its in shards.each(read_slots).values() for slot in its]
         try:
-            model_pinning.pin(models, read_slots(client), Sealer(settings.signing_key).key_ids)
+            model_pinning.pin(models, slots, Sealer(settings.signing_key).key_ids)
         except (NoWorkerError, UnknownModelError) as error:
-            known = job_names.read(client, name).work.get("models", {})
+            known = shards.on(NAMES_SHARD, lambda client: job_names.read(client, name)).work.get("models", {})
             source = name.source if isinstance(name, JobName) else fingerprint(str(data))
             work = {"source": dict(source), "models": known, "output": ""}
-            left = find_same(client, name, work) if known.keys() == set(models) else None
+            left = find_same(shards, name, work) if known.keys() == set(models) else None
             if left:
                 logger.warning("job %s: whether its models have changed since is not known: %s", left, error)
             return left

@@ -1,6 +1,7 @@
 """The plan of a detached job: the size of its chunks, and what all of it costs.
 
     models, row bytes --> chunk rows          rows, payloads, chunks --> bytes in Redis
+    slots of each shard --> in which turn chunks go to the shards
 
 Chunks are all of one size, since nobody is there to learn from the first ones.
 """
@@ -8,11 +9,13 @@ Chunks are all of one size, since nobody is there to learn from the first ones.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
+from producer.broker.shards import shard_of
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS, MAX_REDIS_CHUNK_BYTES, ChunkSizer
 from producer.scheduling.model_pinning import batch_seconds, fixed_chunk_rows, output_row_bytes
-from tasks.protocol.records import ModelInfo
+from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import UsageError
 
 # Where nobody has measured a model, a chunk is so many batches.
@@ -22,6 +25,8 @@ MAX_CHUNKS = 10_000
 # Of a waiting chunk: the message in Celery's envelope, and the answer beside its outputs.
 CHUNK_BYTES = 2_048
 MIB = 2**20
+# Turns after which chunks go to the same shards again; slots of more are dealt to in about their proportion.
+MOST_TURNS = 256
 
 
 def choose_chunk_rows(
@@ -53,6 +58,25 @@ def choose_chunk_rows(
     # The sizer would share the rest out in two chunks for each slot; these are all that there will be.
     share_bytes = MAX_REDIS_CHUNK_BYTES * (1 if sliced else 2)  # outputs alone, or rows and outputs
     return chunk_sizer.next_rows(rows, 2 * slots, share_bytes)
+
+
+def deal_of(slots: Sequence[SlotRecord]) -> tuple[int, ...]:
+    """To which shards chunks go, one after another and then from the beginning: each as often as it has slots.
+
+    The turns of a shard are spread as evenly as can be, so that few chunks are spread like many.
+    """
+    weights = Counter(shard_of(slot.queue) for slot in slots)
+    total = sum(weights.values())
+    if total > MOST_TURNS:
+        weights = Counter({shard: max(1, round(count * MOST_TURNS / total)) for shard, count in weights.items()})
+    divisor = math.gcd(*weights.values())
+    turns = {shard: count // divisor for shard, count in sorted(weights.items())}
+    due, deal = Counter[int](), list[int]()
+    for _ in range(sum(turns.values())):
+        due.update(turns)
+        deal.append(max(turns, key=lambda shard: due[shard]))
+        due[deal[-1]] -= sum(turns.values())
+    return tuple(deal)
 
 
 class RedisBudget:

@@ -2,7 +2,8 @@
 
     rows --chunks of one size--> payloads (nothing, where workers read slices) --> record with the plan --> backlog
 
-No message leaves before everything is there: what is too large, or cannot be read, leaves nothing behind.
+Of several shards each has its own chunks, with a record and a backlog of their own. No message leaves before everything
+is there, on all of them: what is too large, or cannot be read, leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import secrets
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import msgspec
 
 from producer.broker.broker_channel import BrokerChannel
+from producer.broker.jobs import NAMES_SHARD
+from producer.broker.shards import slots_of
 from producer.detached.named import find_same, named, work_of
-from producer.detached.plan import RedisBudget, choose_chunk_rows
+from producer.detached.part_channels import PartChannels
+from producer.detached.plan import RedisBudget, choose_chunk_rows, deal_of
 from producer.records import job_names, job_store, trace_span
 from producer.records.job_names import Work
 from producer.scheduling import model_pinning
@@ -32,10 +37,9 @@ from tasks.datasets.rebatcher import Rebatcher
 from tasks.datasets.rows import Rows
 from tasks.protocol import codec
 from tasks.protocol.plan import LeftOutput, Plan
-from tasks.protocol.records import ModelInfo, SlotRecord
+from tasks.protocol.records import JobRecord, ModelInfo, SlotRecord
 from tasks.protocol.seal import rows_context
 from tasks.protocol.signature import blank_rows
-from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import message
 from tasks.transport.worker_registry import read_slots
 from worker_config.errors import BrokerError, InputError, ModelError, UsageError
@@ -80,7 +84,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
     output = options.write_to if isinstance(options.write_to, LeftOutput) else None
     job_id = output.job if output else secrets.token_hex(6)
     check_writable(output, spec.slots)
-    channel = BrokerChannel(str(settings.broker_url), settings, job_id)
+    channels = PartChannels(settings, job_id)
     name, work, digests = options.job, cast("Work", {}), {model.name: model.digest for model in spec.models}
     if output and output.head.get("models") != digests:
         raise ModelError(f"model {', '.join(digests)} has changed since this command began; run it again")
@@ -88,15 +92,15 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
         work = work_of(named(name, data, source), digests, *((output.path, output.head) if output else ()))
     if name:
         try:
-            with broker_errors(channel.url):
-                if same := find_same(channel.client, name, work):
-                    return same
+            if same := find_same(channels.shards, name, work):
+                return same
         finally:
-            channel.close()
+            channels.close()
     trace = trace_span.begin(job_id, spec.models, spec.store)
+    deal = deal_of(spec.slots)
     try:
-        budget = RedisBudget(source.label, [] if output else spec.infos, settings.detached_mib, channel.redis_room())
-        upload = _Upload(channel, job_id, spec, ttl_seconds, budget)
+        budget = RedisBudget(source.label, [] if output else spec.infos, settings.detached_mib, channels.room(deal))
+        upload = _Upload(channels, deal, job_id, spec, ttl_seconds, budget)
         chunk_rows = upload.put_source(source) if isinstance(source, Source) else upload.put_batches(source)
         plan = Plan(
             rows=upload.rows,
@@ -105,38 +109,53 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
             in_place=spec.in_place,
             compression=options.compression,
             ttl_seconds=ttl_seconds,
-            workers=sorted({slot.worker for slot in spec.slots}),
+            workers=[],
             on_nonfinite=options.policy.on_nonfinite,
             output_name=model_pinning.output_name(spec.infos),
             output=msgspec.structs.replace(output, kept=spec.kept_in_place) if output else None,
             trace=trace.headers,
+            deal=deal,
         )
-        dependent = model_pinning.dependent(spec.infos)
+        # A name is kept by one shard, which must know whether its job is there.
+        parts = sorted(plan.parts | ({NAMES_SHARD} if name else set()))
+        slots = {part: slots_of(part, spec.slots) for part in parts}
         label, store = source.label, spec.store
+        dependent = model_pinning.dependent(spec.infos)
         record = job_store.new_record(
             job_id, plan.models, label, store, plan.rows, plan, weight=options.weight, dependent=dependent
         )
-        with broker_errors(channel.url):
-            job_store.create(channel.client, record, channel.sealer, ttl_seconds)
-            if name:
-                known = job_names.bind(channel.client, name, job_id, work, ttl_seconds)
-                if known != job_id:  # somebody else was faster
-                    job_store.remove(channel.client, job_id)
-                    trace.end(job_store.JobState.CANCELLED, {}, f"left before, as job {known}")
-                    return find_same(channel.client, name, work) or known
-            still_up = model_pinning.usable(read_slots(channel.client), plan.models)
-        send(channel, job_id, plan, range(plan.chunks), still_up or spec.slots)
-        with broker_errors(channel.url):
-            job_store.claim_unsent(channel.client, job_id)
+        for part in parts:
+            its = msgspec.structs.replace(plan, part=part, workers=sorted({slot.worker for slot in slots[part]}))
+            leave_record(channels, msgspec.structs.replace(record, plan=its), its)
+        if name:
+            known = channels.shards.on(
+                NAMES_SHARD, lambda client: job_names.bind(client, name, job_id, work, ttl_seconds)
+            )
+            if known != job_id:  # somebody else was faster
+                channels.shards.each(lambda client: job_store.remove(client, job_id))
+                trace.end(job_store.JobState.CANCELLED, {}, f"left before, as job {known}")
+                return find_same(channels.shards, name, work) or known
+        for part in plan.parts:
+            still_up = model_pinning.usable(channels.shards.on(part, read_slots), plan.models)
+            send(channels[part], job_id, plan, plan.chunks_of(part), still_up or slots[part])
+            channels.shards.on(part, lambda client: job_store.claim_unsent(client, job_id))
         trace.end(job_store.JobState.RUNNING, {"rows": plan.rows, "chunks_sent": plan.chunks}, "")
     except BaseException as error:
         trace.end(job_store.JobState.FAILED, {}, str(error) or type(error).__name__)
-        with suppress(BrokerError), broker_errors(channel.url):
-            job_store.remove(channel.client, job_id, {slot.queue for slot in spec.slots})
+        for part in {*deal, NAMES_SHARD}:
+            queues = {slot.queue for slot in slots_of(part, spec.slots)}
+            with suppress(BrokerError):
+                channels.shards.on(part, partial(job_store.remove, job_id=job_id, queues=queues))
         raise
     finally:
-        channel.close()
+        channels.close()
     return job_id
+
+
+def leave_record(channels: PartChannels, record: JobRecord, plan: Plan) -> None:
+    """Enter a part of a job on its shard; none of its chunks is sent by that. Raises BrokerError."""
+    create = partial(job_store.create, record=record, sealer=channels.sealer, ttl_seconds=plan.ttl_seconds)
+    channels.shards.on(plan.part, create)
 
 
 def send(channel: BrokerChannel, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
@@ -149,7 +168,8 @@ def send(channel: BrokerChannel, job_id: str, plan: Plan, indexes: Sequence[int]
 class _Upload:
     """The rows of one job on their way into Redis; `rows`, `chunks` and `bytes` count what is there."""
 
-    channel: BrokerChannel
+    channels: PartChannels
+    deal: tuple[int, ...]
     job_id: str
     spec: JobSpec
     ttl_seconds: int
@@ -165,13 +185,16 @@ class _Upload:
         kept = self.spec.kept
         tree = with_kept(rows, kept.of_chunk(self.rows, self.rows + count)) if kept else rows
         parts = codec.encode_parts(cast("codec.Tree", tree), compression=self.spec.options.compression)
-        payload = b"".join(self.channel.sealer.seal(rows_context(self.job_id, self.chunks), parts))
+        payload = b"".join(self.channels.sealer.seal(rows_context(self.job_id, self.chunks), parts))
         self.rows += count
         self.bytes += len(payload)
         self.chunks += 1
         self.budget.check(self.rows, self.bytes, self.chunks, whole=False)
-        with broker_errors(self.channel.url):
-            job_store.put(self.channel.client, self.job_id, self.chunks - 1, payload, self.ttl_seconds)
+        index = self.chunks - 1
+        self.channels.shards.on(
+            self.deal[index % len(self.deal)],
+            lambda client: job_store.put(client, self.job_id, index, payload, self.ttl_seconds),
+        )
 
     def choose_rows(self, rows: int | None, row_bytes: float) -> int:
         """Rows of a chunk, of a data set of so many rows."""

@@ -1,101 +1,143 @@
 """Looks after a detached job while somebody waits for it: it owns the truth then, as a producer does.
 
-every second: state and counts --> keep the job alive --> are its workers up? --> send again what went with one, or
-              what is void since its executor has differed
+every second: parts of all shards --> the job's state and counts
+              a part that runs --> looked after; an executor that differs on one shard --> told to the others
+              a part that is lost, of rows in files --> left there again
+              a part of a job that came to nothing --> ended
+              the others --> kept alive
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 from msgspec.structs import replace
 
-from producer.broker.broker_channel import BrokerChannel
-from producer.detached.submit import send
+from producer.broker import jobs
+from producer.broker.job_parts import JobParts
+from producer.detached.part_channels import PartChannels
+from producer.detached.part_watcher import PartWatcher
+from producer.detached.submit import leave_record
 from producer.records import job_store
 from producer.records.job_store import JobState
-from producer.records.store_waits import of_job
-from producer.scheduling.worker_liveness import WorkerLiveness
 from tasks.protocol.plan import Plan
 from tasks.protocol.records import JobRecord
 from tasks.transport import scripts
-from tasks.transport.connection import broker_errors
-from tasks.transport.resend_detached import claim_resend, unanswered
-from worker_config.errors import NoWorkerError
+from tasks.transport.resend_detached import make_void
+from worker_config.errors import CeleriacError
+from worker_config.retry_policy import LIVENESS_LOOK_SECONDS
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Watcher:
     """One job, watched by one waiting caller; several do not harm each other, as workers drop what is answered.
 
     Args:
-        channel: connections, the caller's to close.
-        record: the job's, as it was read first.
+        channels: connections, the caller's to close.
+        job_id: the whole id.
         plan: from its record.
         worker_timeout_seconds: how long no worker may hold the models.
         watch: raises when the system has ended.
+
+    Attributes:
+        places: the shard of each part, as of the last look.
     """
 
     def __init__(
         self,
-        channel: BrokerChannel,
-        record: JobRecord,
+        channels: PartChannels,
+        job_id: str,
         plan: Plan,
         worker_timeout_seconds: float,
         watch: Callable[[], None],
     ) -> None:
-        self._channel, self._plan, self._watch = channel, plan, watch
-        self._liveness = WorkerLiveness(record.id, plan.models, worker_timeout_seconds, workers=plan.workers)
-        # Who looks now and then alone, each time as another watcher, must know it too.
-        idle_seconds = max(0.0, time.time() - record.updated_at)
-        self._answered, self._moved_at = record.ledger["chunks_answered"], time.monotonic() - idle_seconds
-        self._last = (JobState.RUNNING, record)
+        self.places: dict[int, int] = {}
+        self._channels, self._job_id, self._plan, self._watch = channels, job_id, plan, watch
+        self._worker_timeout_seconds = worker_timeout_seconds
+        self._watchers: dict[int, PartWatcher] = {}
+        self._look_at = 0.0
+        self._last: tuple[JobState, JobRecord] | None = None
 
     def look(self) -> tuple[JobState, JobRecord]:
         """The job's state and record, at most a second old.
 
         Raises:
-            NoWorkerError: no worker has held the models for long; the job stays.
+            NoWorkerError: on one shard no worker has held the models for long; the job stays.
             UnknownJobError: the job has expired.
             SealError: its record is not sealed as it should be.
-            BrokerError: Redis cannot be reached.
+            BrokerError: Redis, or one of several, cannot be reached; what others have is looked after all the same.
         """
-        now, (_, record) = time.monotonic(), self._last
-        if self._liveness.is_due(now):
+        now = time.monotonic()
+        if self._last is None or now >= self._look_at:
+            self._look_at = now + LIVENESS_LOOK_SECONDS
             self._watch()
-            with broker_errors(self._channel.url):
-                self._last = job_store.read_known(self._channel.client, record.id, self._channel.sealer)
-                if self._last[0] is JobState.RUNNING:
-                    self._look_after(self._last[1], now)
-                scripts.keep_job(self._channel.client, record.id, self._plan.ttl_seconds)
+            parts = jobs.read_parts(self._channels.shards, self._job_id, self._channels.sealer)
+            if self._spread(parts):
+                parts = jobs.read_parts(self._channels.shards, self._job_id, self._channels.sealer)
+            self.places = parts.places
+            state, record = self._last = parts.whole()
+            if state is JobState.RUNNING:
+                waits = self._look_after(parts, now)
+                self._last = state, replace(record, waits=waits)
+            elif parts.has_ended_badly:
+                jobs.end_rest(self._channels.shards, self._job_id)
+            ttl_seconds = self._plan.ttl_seconds
+            self._channels.shards.each(lambda client: scripts.keep_job(client, self._job_id, ttl_seconds), parts.found)
+            if parts.out_of_reach:
+                raise parts.out_of_reach[0]
         return self._last
 
     def look_if_ended(self) -> None:
         """Let the next look be one at Redis, though a second is not over, if the job has ended meanwhile."""
-        with broker_errors(self._channel.url):
-            if job_store.state_of(self._channel.client, self._last[1].id) is not JobState.RUNNING:
-                self._liveness.look_at_once(time.monotonic(), was_away=False)
+        shards, job_id = self._channels.shards, self._job_id
+        states = shards.each(lambda client: job_store.state_of(client, job_id), self.places.values())
+        if JobState.RUNNING not in states.values() or {JobState.FAILED, JobState.CANCELLED} & set(states.values()):
+            self._look_at = 0.0
 
-    def _look_after(self, record: JobRecord, now: float) -> None:
-        client, liveness = self._channel.client, self._liveness
-        workers, seconds_left, preparing, waits = self._channel.workers()
-        liveness.update(now, workers, seconds_left, preparing)
-        self._last = JobState.RUNNING, replace(record, waits=of_job(waits, record.id))
-        if self._answered != record.ledger["chunks_answered"]:
-            self._answered, self._moved_at = record.ledger["chunks_answered"], now
-        if absence := liveness.absence(now):
-            raise NoWorkerError(
-                f"{absence}; job {record.id} stays in the system, with {record.ledger['predicted']} of "
-                f"{self._plan.rows} rows predicted: start a worker with `celeriac worker`, then fetch the job"
-            )
-        if not liveness.slots:
-            return
-        # Also in case a worker came and went while nobody looked. Those for others alone are sent again to these.
-        due = liveness.has_lost or now - self._moved_at > self._channel.settings.chunk_timeout_seconds
-        asked = job_store.claim_unsent(client, record.id) or claim_resend(client, record.id)
-        if asked or (due and not self._channel.has_queued({one.queue for one in liveness.slots})):
-            # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
-            send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)
-            liveness.has_lost, self._moved_at = False, now
-            self._plan = replace(self._plan, workers=sorted({slot.worker for slot in liveness.slots}))
-            job_store.note_sent(client, record, self._plan, self._channel.sealer)
+    def _look_after(self, parts: JobParts, now: float) -> str:
+        """Each part that runs, also where another one makes trouble."""
+        waits, wrong = list[str](), list[Exception]()
+        for shard, (state, record) in parts.found.items():
+            if state is not JobState.RUNNING or record.plan is None:
+                continue
+            if shard not in self._watchers:
+                channel, seconds = self._channels[shard], self._worker_timeout_seconds
+                self._watchers[shard] = PartWatcher(channel, record, record.plan, seconds)
+            try:
+                waits.append(self._watchers[shard].look_after(record, now, is_whole=not parts.missing))
+            except CeleriacError as error:
+                wrong.append(error)
+        if parts.lost and not parts.out_of_reach:
+            self._leave_again(parts)
+        if wrong:
+            raise wrong[0]
+        return "; ".join(filter(None, waits))
+
+    def _leave_again(self, parts: JobParts) -> None:
+        """Parts that are lost, from the plan alone; their chunks are sent at the next look."""
+        _, known = next(iter(parts.found.values()))
+        for part in sorted(parts.lost):
+            logger.warning("job %s: %s; it is left there again", self._job_id, parts.whole()[1].missing)
+            self._watchers.pop(part, None)
+            plan = replace(self._plan, part=part, workers=[])
+            record = replace(known, plan=plan, ledger={}, failed_models={}, differed={}, updated_at=time.time())
+            leave_record(self._channels, record, plan)
+
+    def _spread(self, parts: JobParts) -> bool:
+        """Tell parts that run of executors that have differed on another shard; whether there were any to be told.
+
+        Answers that these have given there are void, too. Those of a part that is done cannot be made again: who reads
+        one of them is told so.
+        """
+        differed = {name: one for _, record in parts.found.values() for name, one in record.differed.items()}
+        told = False
+        for shard, (state, record) in parts.found.items():
+            new = [one for name, one in differed.items() if name not in record.differed]
+            if new and state is JobState.RUNNING:
+                self._channels.shards.on(shard, partial(make_void, job_id=self._job_id, differed=new))
+                told = True
+        return told

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from producer.broker.shards import ask_each, slots_on
 from producer.scheduling import model_pinning
 from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol.messages import ModelRef
-from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_slots
 from worker_config.settings import Settings
 
@@ -30,9 +30,8 @@ def find_workers(
     watch: Callable[[], None],
 ) -> WorkersNow | None:
     """Those that hold all of the models, in these versions; None where there are none."""
-    url = str(settings.broker_url)
-    with broker_errors(url), connect(url) as client:
-        slots = model_pinning.usable(read_slots(client), models)
+    seen = ask_each(str(settings.broker_url), read_slots)
+    slots = model_pinning.usable([one for shard, its in seen.items() for one in slots_on(shard, its)], models)
     held = {(one.name, one.digest): one for slot in slots for one in slot.models}
     infos = [held[one.name, one.digest] for one in models if (one.name, one.digest) in held]
     if len(infos) < len(models):

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from producer.broker.broker_channel import USABLE_SHARE
 from producer.doctor.findings import MIB, Finding, error, mib, ok, warning
-from worker_config.errors import ExitCode
+from worker_config.errors import BrokerError, ExitCode
 
 LEAST_VERSION = "6.2"
 # With less room than this, chunks wait for each other.
@@ -86,6 +86,12 @@ def is_too_old(version: str) -> bool | None:
 def check_broker(facts: BrokerFacts) -> list[Finding]:
     """All that is to be said of a server that answered, but for its clock."""
     return [_reached(facts), _version(facts), _persistence(facts), _eviction(facts), _memory(facts)]
+
+
+def is_away(cause: BrokerError) -> Finding:
+    """Of a shard, while others are up."""
+    found = f"{cause} Jobs go on without this shard; those that are left with it wait for it"
+    return warning("broker", found, "start it again")
 
 
 def _reached(facts: BrokerFacts) -> Finding:

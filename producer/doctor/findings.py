@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -61,6 +61,11 @@ def error(check: str, found: str, advice: str, code: ExitCode) -> Finding:
 def raised(check: str, cause: CeleriacError) -> Finding:
     """A run would fail by this very error, which says what to do."""
     return error(check, str(cause), "", cause.exit_code)
+
+
+def of_shard(finding: Finding, address: str) -> Finding:
+    """The same, which says of which of several shards it is."""
+    return finding if address in finding.found else replace(finding, found=f"{address}: {finding.found}")
 
 
 def exit_code(findings: Sequence[Finding]) -> ExitCode:

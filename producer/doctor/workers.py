@@ -66,6 +66,12 @@ def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
     return [up, *coming, *_models(workers), *_dependent(workers), _sets(workers)]
 
 
+def no_slots(address: str) -> Finding:
+    """Of a shard, beside others."""
+    found = f"{address}: none of its workers has a slot, so that it gets no chunks"
+    return warning("workers", found, "start some more: each belongs to the shard that has the fewest")
+
+
 def _models(workers: Sequence[WorkerState]) -> list[Finding]:
     held: dict[str, dict[str, dict[str, int]]] = {}
     for worker in workers:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from producer.broker.broker_channel import BrokerChannel
+from producer.broker.job_channel import JobChannel
 from producer.detached.plan import RedisBudget, choose_chunk_rows
 from producer.job.chunk_feeds import Feed
 from producer.job.factory import make_sizer
@@ -107,7 +107,7 @@ def try_out(
     reason, source = why(source, slots, settings, options.store, detached=options.detach), as_read(source, in_place)
     row_bytes = source.row_bytes if isinstance(source, Source) else None
     chunk_sizer = make_sizer(infos, source, store, options)
-    channel = BrokerChannel(str(settings.broker_url), settings, "preflight")
+    channel = JobChannel(str(settings.broker_url), settings, "preflight")
     with closing(channel):
         room = channel.redis_room()
     window = Window(len(slots))

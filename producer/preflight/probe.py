@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
 
+from producer.broker.shards import ask_each
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
 from producer.records import job_store
@@ -23,7 +24,6 @@ from tasks.datasets.rebatcher import Rebatcher
 from tasks.datasets.rows import Batches, Rows
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import ModelInfo
-from tasks.transport.connection import broker_errors, connect
 from worker_config.errors import BrokerError
 from worker_config.settings import Settings
 
@@ -37,8 +37,8 @@ def send(settings: Settings, job: Job) -> tuple[Part, dict[str, FailureRecord]]:
     finally:
         job.cancel()
         job.wait(timeout_seconds=5.0)
-        with suppress(BrokerError), broker_errors(url), connect(url) as client:
-            job_store.remove(client, job.id)
+        with suppress(BrokerError):
+            ask_each(url, lambda client: job_store.remove(client, job.id))
 
 
 class ProbeSizer(ChunkSizer):

@@ -37,8 +37,9 @@ def read_failures(client: redis.Redis, record: JobRecord, sealer: Sealer) -> lis
     plan = record.plan
     if plan is None or plan.output is None or plan.output.on_error == "raise":
         return records
-    for start in range(0, plan.chunks, _AT_ONCE):
-        fields = [str(index) for index in range(start, min(start + _AT_ONCE, plan.chunks))]
+    chunks = plan.chunks_of(plan.part)
+    for start in range(0, len(chunks), _AT_ONCE):
+        fields = list(map(str, chunks[start : start + _AT_ONCE]))
         for data in cast("list[bytes | None]", client.hmget(keys.answers(record.id), fields)):
             if data is not None:
                 answer: Answer = unpack(sealer.open(answer_context(record.id), data), Answer)

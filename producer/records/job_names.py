@@ -19,6 +19,7 @@ from tasks.protocol.keys import JobField
 from tasks.protocol.messages import from_json
 from tasks.transport import scripts
 from tasks.transport.connection import broker_errors, connect
+from worker_config.broker import shard_urls
 from worker_config.errors import ExitCode, UsageError
 
 # A producer says so often that it has a name; one that has not for so long has it no more.
@@ -44,6 +45,11 @@ class Named(NamedTuple):
     work: Work
     owner: str
     ended: Ended | None
+
+
+def url_of_names(broker_url: str) -> str:
+    """The URL of the server that keeps names: the first of several, so that one alone decides who has a name."""
+    return shard_urls(broker_url)[0]
 
 
 def read(client: redis.Redis, name: str) -> Named:
@@ -96,7 +102,8 @@ def find_named(broker_url: str, name: str) -> str | None:
     Raises:
         BrokerError: Redis cannot be reached.
     """
-    with broker_errors(broker_url), connect(broker_url) as client:
+    url = url_of_names(broker_url)
+    with broker_errors(url), connect(url) as client:
         found = cast("bytes | None", client.hget(keys.named(name), "job"))
         ttl_seconds = found and client.hget(keys.job(found.decode()), JobField.TTL)
         if not found or not ttl_seconds:

@@ -73,12 +73,14 @@ def new_record(
 
 
 def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> None:
-    """Enter a new job, in the state RUNNING."""
+    """Enter a new job, or its part on this server, in the state RUNNING; a part without chunks is DONE."""
     fields: dict[str, float] = {JobField.WEIGHT: record.weight}
+    is_empty = False
     if plan := record.plan:
-        fields |= {JobField.CHUNKS: plan.chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
-        fields[JobField.UNSENT] = 1
-    _write(client, record, sealer, JobState.RUNNING, ttl_seconds, **fields)
+        chunks = len(plan.chunks_of(plan.part))
+        fields |= {JobField.CHUNKS: chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
+        fields[JobField.UNSENT], is_empty = 1, not chunks
+    _write(client, record, sealer, JobState.DONE if is_empty else JobState.RUNNING, ttl_seconds, **fields)
 
 
 def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_seconds: int) -> None:
@@ -183,7 +185,11 @@ def find(client: redis.Redis, job_id: str) -> str:
     Raises:
         UnknownJobError: no job has this name, and none, or more than one, begins so.
     """
-    known, named = job_ids(client), job_names.job_of(client, job_id)
+    return choose(job_ids(client), job_names.job_of(client, job_id), job_id)
+
+
+def choose(known: Collection[str], named: str, job_id: str) -> str:
+    """The same of ids that are known, and of the one that has this name."""
     if named in known and job_id not in known:
         return named
     ids = [one for one in known if one.startswith(job_id)] if job_id else []
@@ -334,6 +340,7 @@ def _with_counts(
         updated_at=max(record.updated_at, float(fields.get(JobField.ANSWERED_AT.encode(), 0.0))),
         failed_models=failed,
         void=count(JobField.VOID),
+        unsent=bool(count(JobField.UNSENT)),
     )
 
 

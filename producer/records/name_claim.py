@@ -35,8 +35,8 @@ class NameClaim:
         self.name, self.lost_to = name, ""
         self.on_lost: Callable[[], object] = lambda: None
         self.owner = f"{socket.gethostname()}:{os.getpid()} ({secrets.token_hex(4)})"
-        self._url, self._keep_seconds = broker_url, keep_seconds
-        self._client = connect(broker_url)
+        self._url, self._keep_seconds = job_names.url_of_names(broker_url), keep_seconds
+        self._client = connect(self._url)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 

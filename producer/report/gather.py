@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import msgspec
 import redis
 
-from producer.records import job_store, timeline_store
-from producer.records.failed_rows import read_failures
+from producer.broker.job_parts import JobParts
+from producer.broker.jobs import read_failures, read_parts
+from producer.broker.shard_clients import ShardClients
+from producer.records import timeline_store
 from producer.records.job_store import JobState
 from producer.records.timeline import MOST_SLOWEST, Entry, Outcome, RowsByTime, TimelineSummary, entry_of
 from tasks.protocol import keys
@@ -46,21 +49,26 @@ class JobFacts:
     note: str = ""
 
 
-def gather(client: redis.Redis, job_id: str, sealer: Sealer) -> JobFacts:
-    """All that is known of a job; its name or the beginning of its id will do."""
-    state, record = job_store.read(client, job_id, sealer)
-    failures = read_failures(client, record, sealer)
+def gather(shards: ShardClients, job_id: str, sealer: Sealer) -> JobFacts:
+    """All that is known of a job, by its whole id."""
+    parts = read_parts(shards, job_id, sealer)
+    state, record = parts.whole()
+    failures = read_failures(shards, parts, sealer)
     if record.plan:
-        return _of_detached(client, JobFacts(state, record, failures), record.plan)
-    kept = timeline_store.read(client, record.id)
-    return JobFacts(state, record, failures, *kept) if kept else JobFacts(state, record, failures, note=_NO_TIMELINE)
+        return _of_detached(shards, parts, JobFacts(state, record, failures), record.plan)
+    kept = [one for one in shards.each(lambda client: timeline_store.read(client, job_id)).values() if one]
+    if not kept:
+        return JobFacts(state, record, failures, note=_NO_TIMELINE)
+    return JobFacts(state, record, failures, *max(kept, key=lambda one: one[0].answers))
 
 
-def _of_detached(client: redis.Redis, facts: JobFacts, plan: Plan) -> JobFacts:
+def _of_detached(shards: ShardClients, parts: JobParts, facts: JobFacts, plan: Plan) -> JobFacts:
     every = -(-plan.chunks // MOST_ANSWERS_READ)
     entries = []
     for index in range(0, plan.chunks, every):
-        data = cast("bytes | None", client.hget(keys.answers(facts.record.id), str(index)))
+        if (shard := parts.places.get(plan.part_of(index))) is None:
+            continue
+        data = shards.on(shard, partial(_answer, job_id=parts.id, index=index))
         if data and (entry := _entry(data)):
             entries.append(entry)
     if not entries:
@@ -96,6 +104,10 @@ def _of_detached(client: redis.Redis, facts: JobFacts, plan: Plan) -> JobFacts:
         note += f" Of {every} chunks one was looked at, also for sums."
     record = msgspec.structs.replace(facts.record, stages=dict(stages))
     return JobFacts(facts.state, record, facts.failures, summary, sorted(entries, key=lambda e: e.answered_at), note)
+
+
+def _answer(client: redis.Redis, job_id: str, index: int) -> bytes | None:
+    return cast("bytes | None", client.hget(keys.answers(job_id), str(index)))
 
 
 def _entry(data: bytes) -> Entry | None:

@@ -53,6 +53,8 @@ class Plan(msgspec.Struct, frozen=True):
         on_nonfinite: what a row with a NaN or an infinity does.
         output_name: what the model calls its single output; empty where there are several, or it has no name.
         output: the folder of files that the job writes; None where its outputs wait in Redis.
+        deal: the parts of the job, one on each shard, to which its chunks go in turn, over and over.
+        part: the one that this record is of; all others have the same plan.
     """
 
     rows: Count
@@ -66,8 +68,23 @@ class Plan(msgspec.Struct, frozen=True):
     on_nonfinite: OnNonfinite = "warn"
     output_name: str = ""
     output: LeftOutput | None = None
+    deal: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)] = (0,)
+    part: Count = 0
 
     @property
     def chunks(self) -> int:
         """How many chunks there are; zero rows are one."""
         return max(1, -(-self.rows // self.chunk_rows))
+
+    @property
+    def parts(self) -> set[int]:
+        """Those that have chunks."""
+        return set(self.deal[: self.chunks])
+
+    def part_of(self, index: int) -> int:
+        """The part that has this chunk."""
+        return self.deal[index % len(self.deal)]
+
+    def chunks_of(self, part: int) -> list[int]:
+        """The chunks of a part, by their indexes in the job."""
+        return [index for index in range(self.chunks) if self.part_of(index) == part]

@@ -215,6 +215,8 @@ class JobRecord(_Record, frozen=True):
     of a detached job so many chunks were computed again for it, as `void` says.
     `weight` is what the job has of its queues, against others (`producer/scheduling/priority.py`).
     `waits` tells of slots that wait for a store of objects with a chunk of it, in words; empty where none does.
+    `missing` tells of parts of a detached job that are not where they were left. Of a part, `unsent` says whether its
+    chunks were never sent.
     """
 
     id: JobId
@@ -235,6 +237,8 @@ class JobRecord(_Record, frozen=True):
     void: int = 0
     weight: float = 4.0
     waits: str = ""
+    missing: str = ""
+    unsent: bool = False
 
 
 # What may differ between two machines and matter. TensorFlow goes by several names.

@@ -12,18 +12,28 @@ Should that child come to nothing in between, `resend` is still in the job's rec
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import cast
 
+import msgspec
 import redis
 
 from tasks.protocol import keys
 from tasks.protocol.keys import JobField
-from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, HashRef, PartsReply, cut_in_place, from_json
+from tasks.protocol.messages import (
+    WRITTEN_VERSION,
+    ChunkMessage,
+    Differed,
+    HashRef,
+    PartsReply,
+    cut_in_place,
+    from_json,
+)
 from tasks.protocol.plan import Plan
 from tasks.protocol.records import JobRecord
 from tasks.protocol.seal import Sealer, record_context
 from tasks.protocol.split_ref import cut
-from tasks.transport import backlog
+from tasks.transport import backlog, scripts
 from tasks.transport.task_message import task_message
 from worker_config.errors import MessageError, SealError
 
@@ -69,10 +79,17 @@ def claim_resend(client: redis.Redis, job_id: str) -> bool:
     return bool(client.hdel(keys.job(job_id), JobField.RESEND))
 
 
+def make_void(client: redis.Redis, job_id: str, differed: Collection[Differed]) -> None:
+    """Let a part of a detached job know which executors differ, as others have found, and take their answers away."""
+    held = [keys.job(job_id), keys.answers(job_id), keys.unproven(job_id)]
+    words = [word for one in differed for word in (one.model, msgspec.json.encode(one))]
+    scripts.run(client, "make_void", held, words)
+
+
 def unanswered(client: redis.Redis, job_id: str, plan: Plan) -> list[int]:
-    """The chunks of a detached job that have no answer; those that were sent before are counted as sent again."""
+    """The chunks of this part of a job that have no answer; those that were sent before are counted as sent again."""
     answered = cast("list[bytes]", client.hkeys(keys.answers(job_id)))
-    indexes = sorted(set(range(plan.chunks)) - set(map(int, answered)))
+    indexes = sorted(set(plan.chunks_of(plan.part)) - set(map(int, answered)))
     again = max(0, len(indexes) - backlog.count(client, job_id))
     logger.warning("job %s: sends %s of its chunks again", job_id, again)
     client.hincrby(keys.job(job_id), JobField.SENT_AGAIN, again)

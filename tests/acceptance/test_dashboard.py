@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 import redis
 
+from producer.broker.shard_clients import ShardClients
 from producer.dashboard.feed import TICK_SECONDS
 from producer.records import job_store
 from producer.records.job_store import JobState
@@ -126,7 +127,7 @@ def test_a_job_with_the_pictures_of_its_report(
     assert (seen.console, seen.requests) == ([], [])
     assert seen.values["width"] <= width
     with server.admin() as client:
-        drawn = charts(gather(client, JOB, SEALER), 300)
+        drawn = charts(gather(ShardClients([server.url], [client]), JOB, SEALER), 300)
     bars = [trace for trace in drawn["lanes"]["data"] if trace["type"] == "bar"]
     assert seen.values["lanes"] == len({name for trace in bars for name in trace["y"]}) == 8
     assert set(seen.values["kinds"]) == {trace["name"] for trace in drawn["lanes"]["data"]}

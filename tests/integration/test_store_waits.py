@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from producer import Client
+from producer.broker.shard_clients import ShardClients
 from producer.dashboard.overview import Overview
 from producer.sources import open_source
 from tasks.protocol.seal import Viewer
@@ -76,7 +77,7 @@ def test_whoever_waits_for_a_job_is_told_of_the_store_until_it_is_over(
         wait_until(lambda: what in job.progress().waits, "the caller is told")
         status = wait_until(lambda: _status(system, job.id, what), "the record tells it too")
         assert status["state"] == "running"
-        values = Overview(Viewer(SIGNING_KEYS)).read(server)
+        values = Overview(Viewer(SIGNING_KEYS)).read(ShardClients([system.url], [server]))
         assert any(what in note for note in values[f"job:{job.id}"]["notes"])
         [worker] = [one for name, one in values.items() if name.startswith("worker:")]
         assert any(f"waits for {URL}" in slot[3] for slot in worker["slots"])

@@ -9,6 +9,7 @@
 -- include extend_job
 -- include refill
 -- include leave_queues
+-- include void_unproven
 local job, results, answers, payloads, jobs, deliveries, unproven, unacked = unpack(KEYS)
 local answer, results_ttl, id, index, rows, failure, tag, inputs, outputs = unpack(ARGV)
 local prefix, queue, seconds, noted, by_executor, differed, failed_rows = unpack(ARGV, 10)
@@ -27,27 +28,9 @@ local function publish()
     if noted > 0 then redis.call('HDEL', deliveries, unpack(ARGV, at + 1, at + noted)) end
     if state ~= 'running' then return 0 end
     at = at + noted + by_executor
-    local new = 0
-    for field = at + 1, at + 2 * differed, 2 do
-        new = new + redis.call('HSETNX', job, 'own_graph:' .. ARGV[field], ARGV[field + 1])
-    end
+    local new = note_differed(job, {unpack(ARGV, at + 1, at + 2 * differed)})
     at = at + 2 * differed
-    if new > 0 and chunks then
-        local void = redis.call('HGETALL', unproven)
-        for place = 1, #void, 2 do
-            redis.call('HDEL', answers, void[place])
-            local counts = cmsgpack.unpack(void[place + 1])
-            for field, name in ipairs({'predicted', 'nonfinite_inputs', 'nonfinite_outputs', 'failed'}) do
-                if (counts[field] or 0) > 0 then redis.call('HINCRBY', job, name, -counts[field]) end  -- Lua's -0 is no integer
-            end
-            redis.call('HINCRBY', job, 'answered', -1)
-        end
-        redis.call('UNLINK', unproven)
-        if #void > 0 then
-            redis.call('HINCRBY', job, 'void', #void / 2)
-            redis.call('HSET', job, 'resend', 1)
-        end
-    end
+    if new > 0 and chunks then void_unproven(job, answers, unproven) end
     if not chunks then
         redis.call('RPUSH', results, answer)
         redis.call('EXPIRE', results, results_ttl)

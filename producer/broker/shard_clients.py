@@ -1,0 +1,78 @@
+"""A client of each shard, for those that look at jobs or change them, and wait for no shard that is away.
+
+question --each shard that is up--> answers by shard; errors of those that are not, by shard
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import redis
+
+from tasks.transport.connection import broker_errors, connect
+from worker_config.broker import shard_urls
+from worker_config.errors import BrokerError, BrokerRefusedError
+from worker_config.retry_policy import COMMAND_RETRIES, SHARD_TIMEOUT_SECONDS, SOCKET_TIMEOUT_SECONDS
+
+Answered = TypeVar("Answered")
+
+
+class ShardClients:
+    """Of the servers at these URLs; threads may share them.
+
+    Attributes:
+        urls: in the setting's order.
+        away: errors of shards that did not answer when they were asked last.
+    """
+
+    def __init__(self, urls: Sequence[str], clients: Sequence[redis.Redis]) -> None:
+        self.urls = list(urls)
+        self.away: dict[int, BrokerError] = {}
+        self._clients = list(clients)
+
+    def each(self, ask: Callable[[redis.Redis], Answered], among: Iterable[int] | None = None) -> dict[int, Answered]:
+        """What each shard answers that is up, of all or `among` these.
+
+        Raises:
+            BrokerError: none is; or one refuses us, which waiting does not mend.
+        """
+        asked = range(len(self.urls)) if among is None else sorted(among)
+        answers: dict[int, Answered] = {}
+        for shard in asked:
+            try:
+                answers[shard] = self.on(shard, ask)
+                self.away.pop(shard, None)
+            except BrokerRefusedError:
+                raise
+            except BrokerError as error:
+                self.away[shard] = error
+        if not answers and (failed := [self.away[shard] for shard in asked]):
+            raise failed[0]
+        return answers
+
+    def on(self, shard: int, ask: Callable[[redis.Redis], Answered]) -> Answered:
+        """What this one answers; raises BrokerError."""
+        with broker_errors(self.urls[shard]):
+            return ask(self._clients[shard])
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
+
+
+@contextmanager
+def open_shards(
+    url: str, *, retries: int = COMMAND_RETRIES, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS
+) -> Iterator[ShardClients]:
+    """Clients of the shards at `url`, closed with the block; of several, each is asked once, and not for long."""
+    urls = shard_urls(url)
+    if len(urls) > 1:
+        retries, timeout_seconds = 0, min(timeout_seconds, SHARD_TIMEOUT_SECONDS)
+    shards = ShardClients(urls, [connect(one, retries=retries, timeout_seconds=timeout_seconds) for one in urls])
+    try:
+        yield shards
+    finally:
+        shards.close()
