@@ -120,7 +120,7 @@ class JobParts:
         for record in records:
             counts.update(record.ledger)
         done = counts["predicted"] + counts["failed"]
-        counts |= {"rows": plan.rows, "chunks_sent": plan.chunks}
+        counts["rows"], counts["chunks_sent"] = plan.rows, plan.chunks
         counts["skipped"] = 0 if state is JobState.RUNNING else plan.rows - done
         return {name: counts[name] for name in records[0].ledger}
 

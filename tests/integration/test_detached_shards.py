@@ -220,8 +220,8 @@ def test_one_that_is_away_is_named_and_waited_for(shards: Shards, client: Client
     with pytest.raises(BrokerError, match="cannot be reached"):
         job.result()
     told = command(shards, "doctor")
-    assert "warning  broker" in told and away in told
-    assert f"{2} slots" in told
+    assert "warning  broker" in told
+    assert f"{away} cannot be reached" in told
     assert f"{away} cannot be reached" in command(shards, "priority", other.id, "16", code=ExitCode.BROKER)
     assert f"{away} cannot be reached" in command(shards, "cancel", other.id, code=ExitCode.BROKER)
     victim.redis.start()
