@@ -14,14 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from producer import Client, JobState
 from producer.broker import jobs
 from producer.broker.shard_clients import open_shards
 from producer.detached.detached_job import DetachedJob
+from producer.records import job_store
 from tasks.protocol import keys
+from tasks.protocol.messages import Differed, ModelRef, Outputs
+from tasks.protocol.plan import Plan
+from tasks.transport.publish_answer import VoidAnswerError
+from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
-from tests.seals import SEALER
+from tests.seals import SEALER, outputs_ref, push
 from tests.shards import Shards, sharded
 from tests.systems import REPOSITORY, System
 from tests.waiting import wait_until
@@ -277,6 +283,50 @@ def test_a_name_is_kept_by_the_first(shards: Shards, client: Client) -> None:
     assert another != one
     assert state_on(shards.systems[0], client.attach(another)) in ("running", "done")
     assert f"job {another} is" in command(shards, "cancel", "nightly")
+
+
+def test_a_name_whose_shard_has_no_chunks(
+    shards: Shards, client: Client, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.detached.submit.deal_of", lambda slots: (1, 2))
+    one = client.submit("held", path, chunk_rows=4, detach=True, job="elsewhere")
+    assert client.submit("held", path, chunk_rows=4, detach=True, job="elsewhere") == one
+    job = client.attach("elsewhere")
+    np.testing.assert_array_equal(job.result(), ROWS * 2)
+    assert [len(answered(system, job)) for system in shards.systems] == [0, CHUNKS // 2, CHUNKS // 2]
+    job.cancel()
+    assert client.submit("held", path, chunk_rows=4, detach=True, job="elsewhere") != one
+
+
+def test_an_executor_that_differs_on_one_is_known_to_all(shards: Shards, client: Client) -> None:
+    job_id, model = "0123456789ab", ModelRef("m", "0" * 64)
+    seen = Differed("m", "tflite", 4, "output y is 1 instead of 2")
+    plan = Plan(8, 2, [model], None, None, 60, [], deal=(0, 1))
+    servers = [system.admin() for system in shards.systems[:2]]
+    for part, server in enumerate(servers):
+        its = structs.replace(plan, part=part)
+        job_store.create(server, job_store.new_record(job_id, [model], "rows", "redis", 8, its), SEALER, 60)
+        job_store.claim_unsent(server, job_id)
+
+    def answer(index: int, value: float, **more: Any) -> bool:
+        told, outputs = message(job_id, plan, index), outputs_ref(job_id, index, np.full(2, value, np.float32))
+        ready = Outputs(job_id, index, told.start, told.stop, "w/1", 0.1, outputs)
+        return push(servers[plan.part_of(index)], structs.replace(ready, **more))
+
+    job = client.attach(job_id)
+    assert answer(1, -1.0, by_executor=["m"])
+    parts = job.parts()
+    assert answer(0, 2.0, by_executor=[], differed=[seen])
+    assert next(parts).start == 0
+    assert not servers[1].hkeys(keys.answers(job_id))
+    assert job.record.void == 1
+    with pytest.raises(VoidAnswerError):
+        answer(1, -1.0, by_executor=["m"])
+    assert all(answer(index, 2.0, by_executor=[]) for index in (1, 2, 3))
+    np.testing.assert_array_equal(job.result(), np.full(8, 2.0))
+    job.cancel()
+    for server in servers:
+        server.close()
 
 
 def _first_line(text: str) -> str:
