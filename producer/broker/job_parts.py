@@ -92,7 +92,7 @@ class JobParts:
         state, error = self._state(self.plan), next((record.error for record in records if record.error), "")
         if state in (JobState.RUNNING, JobState.DONE) and len(failed) == len(self.plan.models):
             state, error = JobState.FAILED, str(next(iter(failed.values())))
-        elif state is JobState.FAILED and not error:
+        elif state is JobState.FAILED and self.lost and not error:
             error = f"{self._missing_text(self.plan, self.lost)}, and rows with it; cancel it and submit it again"
         return state, replace(
             first,

@@ -87,7 +87,7 @@ class Watcher:
                 jobs.end_rest(self._channels.shards, self._job_id)
             ttl_seconds = self._plan.ttl_seconds
             self._channels.shards.each(lambda client: scripts.keep_job(client, self._job_id, ttl_seconds), parts.found)
-            if parts.out_of_reach:
+            if state is JobState.RUNNING and parts.out_of_reach:
                 raise parts.out_of_reach[0]
         return self._last
 

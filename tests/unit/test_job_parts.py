@@ -75,6 +75,7 @@ def test_counts_are_those_of_all_parts() -> None:
 def test_the_state_is_that_of_the_worst_part(states: tuple[str, ...], whole: JobState) -> None:
     found = parts(*(part(number, state) for number, state in enumerate(states)))
     assert found.whole()[0] is whole
+    assert found.whole()[1].error == ""
     assert found.has_ended_badly is (whole is not JobState.RUNNING)
 
 
