@@ -59,7 +59,7 @@ def control(url: str, node: str, command: str) -> str:
     if command not in COMMANDS or not node or node.startswith("-") or "," in node:
         raise UsageError(f"worker {node!r} cannot be told to {command!r}; commands are {', '.join(COMMANDS)}")
     check_no_shadow(Path.cwd())
-    url, node = _shard_with(url, node)
+    url, node = shard_with(url, node)
     words = ["-A", "tasks", "control", "-j", "-t", str(ANSWER_SECONDS), "-d", node, COMMANDS[command]]
     try:
         ended = subprocess.run(
@@ -83,7 +83,7 @@ def control(url: str, node: str, command: str) -> str:
     raise InfrastructureError("; ".join(said) or unheard)
 
 
-def _shard_with(url: str, node: str) -> tuple[str, str]:
+def shard_with(url: str, node: str) -> tuple[str, str]:
     """The URL of the worker's shard, and its name there; of several its own has the shard behind it, as of queues."""
     urls = shard_urls(url)
     name, _, number = node.rpartition("@")

@@ -19,17 +19,19 @@ from msgspec import structs
 from producer import Client, JobState
 from producer.broker import jobs
 from producer.broker.shard_clients import open_shards
+from producer.dashboard.overview import Overview
 from producer.detached.detached_job import DetachedJob
 from producer.records import job_store
 from tasks.protocol import keys
 from tasks.protocol.messages import Differed, ModelRef, Outputs
 from tasks.protocol.plan import Plan
+from tasks.protocol.seal import Viewer
 from tasks.transport.publish_answer import VoidAnswerError
 from tasks.transport.resend_detached import message
 from tests.manifests import write_manifest
 from tests.seals import SEALER, outputs_ref, push
 from tests.shards import Shards, sharded
-from tests.systems import REPOSITORY, System
+from tests.systems import REPOSITORY, SIGNING_KEYS, System
 from tests.waiting import wait_until
 from worker_config.broker import redacted
 from worker_config.errors import BrokerError, ExitCode, JobCancelledError, RowsFailedError, UnknownJobError, UsageError
@@ -240,6 +242,11 @@ def test_one_that_is_away_is_named_and_waited_for(shards: Shards, client: Client
     told = command(shards, "doctor")
     assert "warning  broker" in told
     assert f"{away} cannot be reached" in told
+    with open_shards(shards.url) as clients:
+        seen = Overview(Viewer(SIGNING_KEYS)).read(clients)
+    assert {f"job:{one.id}" for one in (job, other, attached)} <= seen.keys()
+    assert any(away in note for note in seen["notes"])
+    assert sum(name.startswith("worker:") for name in seen) == sum(name.endswith("@2") for name in seen) + 1 == 2
     assert f"{away} cannot be reached" in command(shards, "priority", other.id, "16", code=ExitCode.BROKER)
     assert f"{away} cannot be reached" in command(shards, "cancel", other.id, code=ExitCode.BROKER)
     victim.redis.start()
