@@ -84,8 +84,14 @@ def read_all(
 
 
 def state_of(shards: ShardClients, job_id: str) -> JobState | None:
-    """As `job_store.state_of`, without a look at its records: parts that are lost are not missed."""
+    """As `job_store.state_of`, without a look at its records: parts that are lost are not missed.
+
+    Raises:
+        BrokerError: no shard that is up knows the job, and another one may.
+    """
     states = {state for state in shards.each(lambda client: job_store.state_of(client, job_id)).values() if state}
+    if shards.away and not states:
+        raise next(iter(shards.away.values()))
     order = (JobState.FAILED, JobState.CANCELLED, JobState.RUNNING, JobState.DONE)
     return next((state for state in order if state in states), None)
 

@@ -206,6 +206,22 @@ def test_workers_of_all_write_one_output(shards: Shards, client: Client, folder:
     assert min(len(answered(system, job)) for system in shards.systems) == CHUNKS // COUNT
 
 
+@pytest.mark.parametrize("detach", [False, True], ids=["attached", "detached"])
+def test_commands_find_a_job_on_all(shards: Shards, client: Client, folder: Path, detach: bool) -> None:
+    rows = ROWS.copy()
+    rows[50] = -1
+    job = leave(client, ROWS) if detach else client.submit("held", rows, chunk_rows=4, on_error="skip")
+    assert len(job.result()) == len(ROWS) - (not detach)
+    wait_until(lambda: "state      done" in command(shards, "status", job.id), "it is done")
+    assert command(shards, "jobs", "--limit", "1").split().count(job.id) == 1
+    assert ("no failures" in command(shards, "failures", job.id)) is detach
+    page = folder / f"{job.id}.html"
+    command(shards, "report", job.id, "-o", page)
+    text = page.read_text()
+    workers = {slot.worker for system in shards.systems for slot in system.slots()}
+    assert [worker for worker in workers if worker not in text] == []
+
+
 def test_a_producer_that_is_killed_before_all_parts_are_there_has_left_none(shards: Shards, client: Client) -> None:
     before = listed(shards)
     killed_in(shards, "job_store.create = killed_at(2, job_store.create)")
