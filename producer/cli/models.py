@@ -68,7 +68,12 @@ from worker_config.shadow import check_no_shadow
     help="Prepare the models here, and write all that serves them as a new folder DIR, at once when it is whole: to be "
     "copied to other machines, also such without TensorFlow. An existing DIR is refused.",
 )
-@click.option("--queue", "is_queue", is_flag=True, help="Print the Redis list in which their chunks wait, and no more.")
+@click.option(
+    "--queue",
+    "is_queue",
+    is_flag=True,
+    help="Print the Redis list in which their chunks wait, of several servers with its URL, and no more.",
+)
 @json_option
 @click.pass_context
 def models(
