@@ -6,13 +6,14 @@ id, name --find--> whole id --read_parts--> JobParts --> state, record
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 import redis
 
 from producer.broker.job_parts import JobParts
-from producer.broker.shard_clients import ShardClients
+from producer.broker.shard_clients import Answered, ShardClients
 from producer.records import failed_rows, job_names, job_store
 from producer.records.job_store import Cancelled, JobState
 from producer.records.turns import Turn, read_turns
@@ -25,6 +26,16 @@ from worker_config.errors import BrokerError, CeleriacError, UnknownJobError
 
 # The shard that keeps the names of jobs; a detached job with a name has a part there, though it may be without chunks.
 NAMES_SHARD = 0
+
+
+def ask_names(shards: ShardClients, ask: Callable[[redis.Redis], Answered]) -> Answered:
+    """What the shard that keeps names answers; raises BrokerError, which says so where there are others."""
+    try:
+        return shards.on(NAMES_SHARD, ask)
+    except BrokerError as error:
+        if len(shards.urls) > 1:
+            error.args = (f"{error} It is the shard that keeps the names of jobs.",)
+        raise
 
 
 def find(shards: ShardClients, job_id: str) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from producer.broker import jobs
-from producer.broker.jobs import NAMES_SHARD
 from producer.broker.shard_clients import ShardClients, open_shards
 from producer.records import job_names
 from producer.records.job_names import Work
@@ -55,7 +54,7 @@ def find_same(shards: ShardClients, name: str, work: Work) -> str | None:
         MessageError: what Redis has of the name is damaged.
         BrokerError: the shard that keeps names cannot be reached.
     """
-    known = shards.on(NAMES_SHARD, lambda client: job_names.read(client, name))
+    known = jobs.ask_names(shards, lambda client: job_names.read(client, name))
     state = jobs.state_of(shards, known.job) if known.job else None
     if state in (JobState.FAILED, JobState.CANCELLED) and not known.owner:
         jobs.end_rest(shards, known.job)
@@ -83,7 +82,7 @@ def find_left(settings: Settings, name: str, data: object, models: Sequence[str]
         try:
             model_pinning.pin(models, slots, Sealer(settings.signing_key).key_ids)
         except (NoWorkerError, UnknownModelError) as error:
-            known = shards.on(NAMES_SHARD, lambda client: job_names.read(client, name)).work.get("models", {})
+            known = jobs.ask_names(shards, lambda client: job_names.read(client, name)).work.get("models", {})
             source = name.source if isinstance(name, JobName) else fingerprint(str(data))
             work = {"source": dict(source), "models": known, "output": ""}
             left = find_same(shards, name, work) if known.keys() == set(models) else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from producer.broker.job_parts import JobParts
+from producer.broker.jobs import ask_names
+from producer.broker.shard_clients import ShardClients
 from producer.broker.shards import on_shard
 from producer.detached.plan import MOST_TURNS, deal_of
 from producer.records.job_store import JobState
@@ -15,6 +18,7 @@ from producer.records.ledger import Ledger
 from tasks.protocol.messages import FailureRecord, ModelRef, SliceRef
 from tasks.protocol.plan import Plan
 from tasks.protocol.records import JobRecord, SlotRecord
+from tasks.transport.connection import connect
 from worker_config.errors import BrokerError, UnknownJobError
 
 URLS = ["redis://:secret@a:1/0", "redis://b:1/0", "redis://c:1/0"]
@@ -119,3 +123,13 @@ def test_of_an_attached_job_the_newest_record_counts() -> None:
     found = JobParts(URLS, {0: (JobState.RUNNING, old), 2: (JobState.DONE, new)})
     assert found.whole() == (JobState.DONE, new)
     assert not found.missing
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_that_names_cannot_be_asked_for_is_said_where_there_are_others(tmp_path: Path, count: int) -> None:
+    urls = [f"unix://{tmp_path}/{number}" for number in range(count)]
+    shards = ShardClients(urls, [connect(url, retries=0) for url in urls])
+    with pytest.raises(BrokerError, match=f"Redis at {urls[0]} cannot be reached") as away:
+        ask_names(shards, lambda client: client.ping())
+    assert ("keeps the names" in str(away.value)) is (count == 2)
+    shards.close()
