@@ -2,6 +2,7 @@
 
     where models run      --settle_models--> Keras on TensorFlow, and nothing that changes predictions or devices
     where a worker starts --for_worker-->    nothing that turns Celery's command before it asks our app
+                          --check_no_shadow--> no stray `tasks.py` there, which Celery would take for ours
 
 What is only about speed, memory or logs stays. So do Celery's settings (`CELERY_BROKER_URL` ...), as functions of the
 manifest may be parts of a Celery project of their own: our app does not read them (`worker_config/celery_app.py`).
@@ -10,6 +11,13 @@ manifest may be parts of a Celery project of their own: our app does not read th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, MutableMapping
+from pathlib import Path
+
+import worker_config
+from worker_config.errors import ConfigError
+
+# `celery -A tasks` puts the current folder first on the path.
+_PACKAGES = ("producer", "tasks", "worker_config")
 
 
 def _names(by_reason: Mapping[str, str]) -> frozenset[str]:
@@ -122,3 +130,17 @@ def unheeded_celery(environ: Mapping[str, str]) -> list[str]:
 
 def _is_one(name: str, table: Collection[str]) -> bool:
     return name in table or any(one.endswith("*") and name.startswith(one[:-1]) for one in table)
+
+
+def check_no_shadow(folder: Path) -> None:
+    """Raise ConfigError if modules in `folder` hide Celeriac's packages."""
+    ours = Path(worker_config.__file__).parent.parent
+    if folder.resolve() == ours.resolve():
+        return
+    for name in _PACKAGES:
+        for stray in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if stray.exists():
+                raise ConfigError(
+                    f"{stray} hides Celeriac's package `{name}` from workers started here; "
+                    "rename it, or run from another folder"
+                )

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 import msgspec
 
 from worker_config.columns import made_of
+from worker_config.decodable import decodable
 from worker_config.errors import ConfigError, UnknownModelError, UsageError
 from worker_config.foreign_errors import did_you_mean, one_line, with_key_meant
 from worker_config.model_paths import is_model, name_of
@@ -192,7 +193,7 @@ def _read(path: Path) -> _Manifest:
     if is_model(path):
         return _Manifest({name_of(path): {"path": str(path.absolute())}})
     try:
-        manifest = msgspec.toml.decode(path.read_bytes(), type=dict[str, object])
+        manifest = msgspec.toml.decode(path.read_bytes(), type=decodable(dict[str, object]))
     except OSError as error:
         raise ConfigError(
             f"the manifest {path} cannot be read ({error.strerror}); name one with --models or CELERIAC_MODELS"
@@ -200,7 +201,7 @@ def _read(path: Path) -> _Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the manifest {path} is not TOML: {one_line(error)}") from None
     try:
-        return msgspec.convert(manifest, _Manifest)
+        return msgspec.convert(manifest, decodable(_Manifest))
     except msgspec.ValidationError as error:
         raise ConfigError(f"the manifest {path}: {with_key_meant(error, _Manifest.__struct_fields__)}") from None
 
@@ -222,7 +223,7 @@ def _entry(name: str, table: dict[str, object], manifest: Path) -> ModelEntry:
     try:
         if filled_in := [key for key in _FILLED_IN if key in table]:
             raise msgspec.ValidationError(f"Object contains unknown field `{filled_in[0]}`")
-        return msgspec.convert(table, ModelEntry)
+        return msgspec.convert(table, decodable(ModelEntry))
     except msgspec.ValidationError as error:
         key = str(error).rpartition("`$.")[2].rstrip("`")
         what = f": {with_key_meant(error, set(ModelEntry.__struct_fields__).difference(_FILLED_IN))}"

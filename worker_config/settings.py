@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 import msgspec
 
 from worker_config.broker import check_broker_url, redacted
+from worker_config.decodable import decodable
 from worker_config.errors import ConfigError, UsageError
 from worker_config.foreign_errors import did_you_mean
 from worker_config.model_paths import MANIFEST, manifest_at
@@ -136,7 +137,7 @@ def variable_of(setting: str) -> str:
 
 def _converted(text: str, form: Any) -> Any:
     try:
-        return msgspec.convert(text.strip(), form, strict=False)
+        return msgspec.convert(text.strip(), decodable(form), strict=False)
     except msgspec.ValidationError:
         raise ValueError(f"{text!r} is not {form.__metadata__[-1].description}") from None
 

@@ -24,9 +24,8 @@ from producer.outputs.run_options import RunOptions
 from producer.sinks import open_sink
 from producer.sources import open_file
 from tasks.protocol.codec import Array
-from worker_config.environment import settle_models
+from worker_config.environment import check_no_shadow, settle_models
 from worker_config.errors import CeleriacError, ConfigError, OutputError
-from worker_config.shadow import check_no_shadow
 
 MODEL = "digits"
 

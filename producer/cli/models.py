@@ -39,10 +39,11 @@ from tasks.snapshots.fetch_models import fetch_models, fetched_keys
 from tasks.snapshots.installed import check_runtime, tensorflow_version
 from tasks.transport.worker_registry import read_slots
 from worker_config.broker import queue_of, redacted, shard_urls
+from worker_config.decodable import decodable
+from worker_config.environment import check_no_shadow
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, NoWorkerError
 from worker_config.manifest import ModelEntry, model_names, read_manifest
 from worker_config.settings import Settings
-from worker_config.shadow import check_no_shadow
 
 
 @click.command()
@@ -211,7 +212,7 @@ def queue_lists(manifest: Path, broker_url: str | None) -> list[str]:
 
 def describe(manifest: Path) -> dict[str, Described]:
     """Load the models in a process of its own, and return what they say of themselves, or what is wrong, by name."""
-    models = {model.name: model for model in msgspec.json.decode(_described(manifest), type=list[Described])}
+    models = {model.name: model for model in msgspec.json.decode(_described(manifest), type=decodable(list[Described]))}
     # In the words that name the manifest.
     told = {name: str(error) for name, error in broken_entries(manifest).items()}
     return {name: msgspec.structs.replace(model, error=told.get(name, model.error)) for name, model in models.items()}
@@ -219,12 +220,12 @@ def describe(manifest: Path) -> dict[str, Described]:
 
 def inspect(manifest: Path) -> list[Inspected]:
     """Look into the models' files in a process of its own, without loading them."""
-    return msgspec.json.decode(_described(manifest, "--inspect"), type=list[Inspected])
+    return msgspec.json.decode(_described(manifest, "--inspect"), type=decodable(list[Inspected]))
 
 
 def loaded(manifest: Path) -> list[Described]:
     """Load the models in a process of its own, each once, without a snapshot: what they say of themselves."""
-    return msgspec.json.decode(_described(manifest, "--load"), type=list[Described])
+    return msgspec.json.decode(_described(manifest, "--load"), type=decodable(list[Described]))
 
 
 def inspect_lines(inspected: Sequence[Inspected]) -> str:

@@ -10,8 +10,7 @@ import click
 
 from producer.cli.options import broker_option, model_set_environ, model_set_option
 from producer.embedded import worker_command
-from worker_config.environment import for_worker
-from worker_config.shadow import check_no_shadow
+from worker_config.environment import check_no_shadow, for_worker
 
 
 @click.command()

@@ -20,8 +20,9 @@ from producer.broker.shard_clients import open_shards
 from producer.records.job_store import JobState
 from producer.scheduling.priority import priority_name, weight_of
 from worker_config.broker import shard_urls
+from worker_config.decodable import decodable
+from worker_config.environment import check_no_shadow
 from worker_config.errors import InfrastructureError, UsageError
-from worker_config.shadow import check_no_shadow
 
 COMMANDS: Final = {"drain": "drain", "resume": "resume", "reload": "reload_models"}
 ANSWER_SECONDS = 5
@@ -95,7 +96,7 @@ def _answer_of(output: str, node: str) -> dict[str, Any]:
     """Of the replies that Celery prints, [{NODE: REPLY}], that of the worker; empty where there is none."""
     for line in output.splitlines():
         with suppress(msgspec.DecodeError):
-            for replies in msgspec.json.decode(line, type=list[dict[str, dict[str, Any]]]):
+            for replies in msgspec.json.decode(line, type=decodable(list[dict[str, dict[str, Any]]])):
                 if node in replies:
                     return replies[node]
     return {}

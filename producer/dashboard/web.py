@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.dashboard import controls
 from producer.dashboard.feed import Feed
+from worker_config.decodable import decodable
 from worker_config.errors import CeleriacError, ConfigError
 
 STATIC = {
@@ -135,7 +136,7 @@ def make_app(url: str, token: str, feeds: Feeds, hosts: list[str]) -> Starlette:
             if len(body) > MOST_BODY_BYTES:
                 return _told("That is no priority.", 413)
         try:
-            wanted = msgspec.json.decode(body, type=_Priority).priority
+            wanted = msgspec.json.decode(body, type=decodable(_Priority)).priority
         except msgspec.DecodeError:
             return _told("That is no priority.", 400)
         return await _done(controls.set_priority, url, request.path_params["job"], wanted)

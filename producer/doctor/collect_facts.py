@@ -25,10 +25,10 @@ from tasks.transport.connection import broker_errors, connect
 from tasks.transport.rights import missing_rules
 from tasks.transport.worker_registry import clock_ahead_of, read_all, read_facts
 from worker_config.broker import address_of, redacted
+from worker_config.environment import check_no_shadow
 from worker_config.errors import CeleriacError, ConfigError
 from worker_config.object_urls import is_url
 from worker_config.settings import Settings
-from worker_config.shadow import check_no_shadow
 
 _SERVER_SECONDS = 10.0
 

@@ -27,13 +27,12 @@ from producer.requests.start_display import StartDisplay
 from tasks.transport import run_folder
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
-from worker_config.environment import for_worker
+from worker_config.environment import check_no_shadow, for_worker
 from worker_config.errors import UsageError, WorkerStartError
 from worker_config.model_paths import manifest_at
 from worker_config.object_urls import SCHEMES
 from worker_config.retry_policy import FAREWELL_SECONDS
 from worker_config.settings import Settings
-from worker_config.shadow import check_no_shadow
 
 # A path of a Unix socket has at most 107 bytes.
 _LONGEST_FOLDER = 80

@@ -22,6 +22,7 @@ from producer.sinks.output_place import place_of
 from tasks.outputs.failed_mask import Fill, mask_path
 from tasks.outputs.temp_paths import one_line_errors
 from tasks.protocol.messages import Differed, FailureRecord, OnError
+from worker_config.decodable import decodable
 from worker_config.errors import OutputError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
@@ -110,9 +111,9 @@ def read_beside(path: Path) -> tuple[OutputLedger, list[FailureRecord]]:
     """What both files of an output say; OutputError where there are none, or they are not those of the output."""
     place = place_of(path)
     try:
-        ledger = msgspec.json.decode(place.read_beside(_LEDGER), type=OutputLedger)
+        ledger = msgspec.json.decode(place.read_beside(_LEDGER), type=decodable(OutputLedger))
         failures = place.read_beside(_FAILURES) if ledger.failures else b""
-        records = msgspec.json.Decoder(FailureRecord).decode_lines(failures)
+        records = msgspec.json.Decoder(decodable(FailureRecord)).decode_lines(failures)
     except (OSError, *UNDECODABLE) as error:
         cause = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else one_line(error)
         raise OutputError(

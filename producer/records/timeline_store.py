@@ -15,6 +15,7 @@ import redis
 from producer.records.timeline import Entry, Timeline, TimelineSummary
 from tasks.protocol import keys
 from tasks.transport.worker_registry import read_facts
+from worker_config.decodable import decodable
 from worker_config.foreign_errors import UNDECODABLE
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -49,9 +50,9 @@ def read(client: redis.Redis, job_id: str) -> tuple[TimelineSummary, list[Entry]
     """What is known of a job, its entries by the time of their answers; None where there is nothing to be read."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.timeline(job_id)))
     try:
-        summary = msgspec.msgpack.decode(fields[_STORY.encode()], type=TimelineSummary)
+        summary = msgspec.msgpack.decode(fields[_STORY.encode()], type=decodable(TimelineSummary))
         blocks = [data for name, data in fields.items() if name.startswith(_ENTRIES.encode())]
-        entries = [entry for data in blocks for entry in msgspec.msgpack.decode(data, type=list[Entry])]
+        entries = [entry for data in blocks for entry in msgspec.msgpack.decode(data, type=decodable(list[Entry]))]
     except (KeyError, *UNDECODABLE):  # of another version
         return None
     return summary, sorted(entries, key=lambda entry: entry.answered_at)

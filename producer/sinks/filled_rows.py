@@ -17,6 +17,7 @@ from producer.rows.part import Part
 from tasks.datasets.columns import runs_of
 from tasks.outputs.failed_mask import MASK_SPEC
 from tasks.outputs.npy import Column
+from worker_config.decodable import decodable
 
 # Of those that are written at once.
 _ROWS_AT_ONCE = 2**20
@@ -36,7 +37,8 @@ class FilledRows:
 
     def load(self, notes: Iterable[dict[str, Any]]) -> None:
         """What the journal has of a former run."""
-        self.runs = [run for note in notes for run in msgspec.convert(note.get("filled", []), list[tuple[int, int]])]
+        form = decodable(list[tuple[int, int]])
+        self.runs = [run for note in notes for run in msgspec.convert(note.get("filled", []), form)]
 
     def add(self, part: Part) -> list[dict[str, Any]]:
         """Take in the next part; what the journal is to know of it."""

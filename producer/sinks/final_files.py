@@ -15,6 +15,7 @@ import msgspec
 
 from producer.sinks.output_place import OutputPlace
 from tasks.outputs.temp_paths import not_continued
+from worker_config.decodable import decodable
 from worker_config.errors import OutputError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
@@ -190,7 +191,7 @@ def files_in(folder: Path) -> list[Path]:
 def read_manifest(folder: Path) -> list[MergedFile]:
     """The files of an output that is complete; OutputError where it is not, or has other files than these."""
     try:
-        manifest = msgspec.json.decode(manifest_path(folder).read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(manifest_path(folder).read_bytes(), type=decodable(Manifest))
     except (OSError, *UNDECODABLE) as error:
         cause = error.strerror if isinstance(error, OSError) else one_line(error)
         raise OutputError(

@@ -38,6 +38,7 @@ from tasks.outputs.temp_paths import OutputTarget, not_continued
 from tasks.outputs.writer import Arrays, Specs, Writer
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import MergeReply, PartsReply
+from worker_config.decodable import decodable
 from worker_config.errors import OutputError
 from worker_config.object_urls import is_url
 
@@ -174,7 +175,7 @@ class FolderWriter(Writer):
             self.token, self._job = note.get("token", self.token), note.get("job", self._job)
             self._final.replaces = note.get("replaces", self._final.replaces)
             self._block_rows = note.get("block_rows", self._block_rows)
-            self.files += msgspec.convert(note.get("files", []), list[MergedFile])
+            self.files += msgspec.convert(note.get("files", []), decodable(list[MergedFile]))
         self._noted = {one["name"] for note in notes for one in note.get("parts", []) if one["name"]}
         self._parts.load(notes, self.files[-1].stop if self.files else 0, sum(file.rows for file in self.files))
         self._filled.load(notes)

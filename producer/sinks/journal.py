@@ -40,6 +40,7 @@ from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import not_continued
 from tasks.protocol.codec import Key
 from tasks.protocol.messages import Count, FailureRecord, OnError, to_plain
+from worker_config.decodable import decodable
 from worker_config.errors import MessageError, OutputError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
@@ -139,7 +140,7 @@ class Journal:
     def __init__(self, file: JournalFile, records: list[_Record], dropped_rows: int = 0) -> None:
         self._file = file
         self.dropped_rows = dropped_rows
-        runs = [msgspec.convert(record, _Run) for record in records]
+        runs = [msgspec.convert(record, decodable(_Run)) for record in records]
         last = runs[-1] if runs else _Run(0, 0, 0)
         self.done_rows, self.mark = last.stop, last.mark
         known = next((run.outputs for run in runs if run.outputs), [])

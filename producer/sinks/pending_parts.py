@@ -21,6 +21,7 @@ from tasks.outputs.writer import Arrays
 from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import OutputSpec, to_plain
 from tasks.transport.output_folder import open_output_folder
+from worker_config.decodable import decodable
 
 
 class FileRows(NamedTuple):
@@ -77,9 +78,9 @@ class PendingParts:
         """What a journal knows; parts before the row `merged`, and so many rows of the output, are in files already."""
         parts: list[PartFile] = []
         for note in notes:
-            self.outputs = msgspec.convert(note.get("outputs", self.outputs), list[OutputSpec])
-            self.kept = msgspec.convert(note.get("kept", self.kept), list[OutputSpec])
-            parts += msgspec.convert(note.get("parts", []), list[PartFile])
+            self.outputs = msgspec.convert(note.get("outputs", self.outputs), decodable(list[OutputSpec]))
+            self.kept = msgspec.convert(note.get("kept", self.kept), decodable(list[OutputSpec]))
+            parts += msgspec.convert(note.get("parts", []), decodable(list[PartFile]))
         self._waiting = [part for part in parts if part.stop > merged or part.start >= merged]
         self.bytes = sum(part.bytes for part in self._waiting)
         self._merged_rows = merged_rows - sum(part.rows for part in parts[: len(parts) - len(self._waiting)])

@@ -27,6 +27,7 @@ from tasks.preparation.serving_spec import ServingSpec, describe
 from tasks.protocol.messages import ModelRef
 from tasks.protocol.records import ModelInfo
 from tasks.transport.run_folder import model_path
+from worker_config.decodable import decodable
 from worker_config.errors import ModelError
 from worker_config.foreign_errors import UNDECODABLE
 
@@ -130,7 +131,7 @@ class ModelCache:
     def _read(self, ref: ModelRef, child: str) -> ServingSpec:
         if self.folder is not None:
             with suppress(OSError, *UNDECODABLE):
-                served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=ServingSpec)
+                served = msgspec.json.decode(model_path(self.folder, ref).read_bytes(), type=decodable(ServingSpec))
                 self._served[ref] = served
                 return served
         others = ", ".join(sorted(str(known) for known in self._served if known.name == ref.name))

@@ -19,6 +19,7 @@ from tasks.models.formats.graph_def import lift_constants, name_functions_apart
 from tasks.models.program import FlatArrays, FlatCall, list_call
 from tasks.snapshots.record import BUILT, Snapshot, Weight
 from tasks.snapshots.weights import map_arrays, write_arrays
+from worker_config.decodable import decodable
 from worker_config.files import write_whole
 
 FILE = f"{BUILT}/frozen.pb"
@@ -88,7 +89,7 @@ def load_graph(path: Path, snapshot: Snapshot) -> FlatCall:
     """A call of a graph that `write_graph` wrote for this snapshot."""
     import tensorflow as tf
 
-    ends = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=_LiftedEnds)
+    ends = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=decodable(_LiftedEnds))
     constants = map_arrays(path.with_suffix(".bin"), ends.constants)
     graph_def = tf.compat.v1.GraphDef.FromString(path.read_bytes())
     whole = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])

@@ -25,6 +25,7 @@ from tasks.models.batches import halves, in_batches
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.tensorflow_import import without
 from tasks.snapshots.record import BUILT, Snapshot
+from worker_config.decodable import decodable
 from worker_config.files import sync_file, write_whole
 
 # Of which NNCF takes the ranges of activations: as many as its makers advise, and more for small batches.
@@ -75,7 +76,7 @@ class Compiled:
         Raises:
             ValueError: the processor does not compute in this precision, or an input or output is lost.
         """
-        ends = msgspec.json.decode((folder / self._file("json")).read_bytes(), type=Ends)
+        ends = msgspec.json.decode((folder / self._file("json")).read_bytes(), type=decodable(Ends))
         sizes = sorted({size for size in SIZES if size < batch_rows} | {batch_rows, *halves(batch_rows)})
         shapes = [spec.shape[1:] for spec in snapshot.inputs]
 

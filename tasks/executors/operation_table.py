@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from tasks.snapshots.installed import installed
+from worker_config.decodable import decodable
 from worker_config.foreign_errors import some_of
 
 TABLE = Path(__file__).with_name("operations.json")
@@ -127,7 +128,7 @@ class Verdict:
 @cache
 def table(path: Path = TABLE) -> Table:
     """The table that comes with this package."""
-    return msgspec.json.decode(path.read_bytes(), type=Table)
+    return msgspec.json.decode(path.read_bytes(), type=decodable(Table))
 
 
 def judge(

@@ -15,6 +15,7 @@ import numpy as np
 from tasks.outputs.row_spec import output_name
 from tasks.outputs.writer import ROW, Arrays, LineWriter, Specs, title
 from tasks.protocol.codec import Array
+from worker_config.decodable import decodable
 from worker_config.errors import OutputError
 
 
@@ -22,7 +23,7 @@ class _Numbered(msgspec.Struct):
     row: int
 
 
-_NUMBERED = msgspec.json.Decoder(_Numbered)
+_NUMBERED = msgspec.json.Decoder(decodable(_Numbered))
 
 
 class JsonLinesWriter(LineWriter):

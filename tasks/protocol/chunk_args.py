@@ -21,6 +21,7 @@ from tasks.protocol.messages import (
     unpack,
 )
 from tasks.protocol.seal import Sealer, content_of
+from worker_config.decodable import decodable
 from worker_config.errors import MessageError, VersionError
 from worker_config.foreign_errors import one_line
 
@@ -47,8 +48,8 @@ def chunk_id(args: Any) -> ChunkId:
     """
     try:
         if args and isinstance(args[0], dict):  # message version 1
-            return msgspec.convert([args[0].get(name) for name in ("version", "job", "index")], ChunkId)
-        return msgspec.convert(list(args[:3]), ChunkId)
+            return msgspec.convert([args[0].get(name) for name in ("version", "job", "index")], decodable(ChunkId))
+        return msgspec.convert(list(args[:3]), decodable(ChunkId))
     except (msgspec.ValidationError, LookupError, TypeError) as error:
         raise MessageError(f"a message is no chunk: {one_line(error)}") from None
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from tasks.protocol.split_ref import SplitRef, Text, cut
+from worker_config.decodable import decodable
 from worker_config.errors import MessageError
 from worker_config.foreign_errors import UNDECODABLE, one_line
 
@@ -319,7 +320,7 @@ def from_plain(plain: object, form: type[T]) -> T:
         MessageError: it is not of that form; the text names the field.
     """
     try:
-        return msgspec.convert(plain, form)
+        return msgspec.convert(plain, decodable(form))
     except msgspec.ValidationError as error:
         raise MessageError(f"a message is not a {form.__name__}: {one_line(error)}") from None
 
@@ -345,6 +346,6 @@ def from_json(data: bytes | memoryview | str, form: Any) -> Any:
 
 def _decoded(decode: Any, data: bytes | memoryview | str, form: Any) -> Any:
     try:
-        return decode(data, type=form)
+        return decode(data, type=decodable(form))
     except UNDECODABLE as error:
         raise MessageError(f"bytes from Redis are not a {getattr(form, '__name__', form)}: {one_line(error)}") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from worker_config.decodable import decodable
 from worker_config.foreign_errors import UNDECODABLE
 
 
@@ -43,6 +44,6 @@ class Preparing(msgspec.Struct, frozen=True):
 def unpack_preparing(data: bytes | None) -> Preparing | None:
     """What a worker tells; None where it tells nothing that could be read."""
     try:
-        return msgspec.msgpack.decode(data, type=Preparing) if data else None
+        return msgspec.msgpack.decode(data, type=decodable(Preparing)) if data else None
     except UNDECODABLE:
         return None

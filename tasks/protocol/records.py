@@ -17,6 +17,7 @@ import msgspec
 
 from tasks.protocol.messages import Differed, FailureRecord, JobId, ModelRef, Name
 from tasks.protocol.plan import Plan
+from worker_config.decodable import decodable
 from worker_config.foreign_errors import UNDECODABLE
 
 Touched: TypeAlias = Literal["files", "network", "Python", "unknown"]
@@ -325,6 +326,6 @@ def pack_facts(facts: WorkerFacts, clock_ahead: float) -> bytes:
 def unpack_facts(data: bytes | None) -> WorkerFacts | None:
     """What a worker tells; None where it tells nothing that could be read."""
     try:
-        return msgspec.msgpack.decode(data, type=WorkerFacts) if data else None
+        return msgspec.msgpack.decode(data, type=decodable(WorkerFacts)) if data else None
     except UNDECODABLE:
         return None

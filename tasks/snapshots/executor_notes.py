@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from worker_config.decodable import decodable
 from worker_config.files import write_whole
 from worker_config.foreign_errors import UNDECODABLE
 
@@ -45,7 +46,7 @@ class ExecutorNotes:
     def difference(self) -> str:
         """What is said of a difference; empty where none was seen."""
         try:
-            return msgspec.json.decode(self._difference_path.read_bytes(), type=str)
+            return msgspec.json.decode(self._difference_path.read_bytes(), type=decodable(str))
         except OSError:
             return ""
         except UNDECODABLE:  # whatever damaged it, it was there

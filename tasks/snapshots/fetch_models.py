@@ -22,6 +22,7 @@ import msgspec
 from tasks.snapshots import cache
 from tasks.snapshots.forked_call import ForkedError, run_forked, with_stderr
 from tasks.storage.objects import ObjectStamp, download, list_objects, stat
+from worker_config.decodable import decodable
 from worker_config.errors import ConfigError, ModelLoadError, ObjectChangedError, UsageError
 from worker_config.foreign_errors import UNDECODABLE
 from worker_config.manifest import ModelEntry
@@ -117,7 +118,7 @@ def _make(folder: Path, key: str, url: ObjectUrl, found: Mapping[ObjectUrl, Obje
 
 def _is_whole(copy: Path) -> bool:
     try:
-        files = msgspec.json.decode((copy / _RECORD).read_bytes(), type=dict[str, tuple[int, str]])
+        files = msgspec.json.decode((copy / _RECORD).read_bytes(), type=decodable(dict[str, tuple[int, str]]))
         cache.check_files(copy / _MODEL, files)
     except (OSError, ValueError, *UNDECODABLE):
         return False

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from tasks.models.error_text import telling_line
+from worker_config.decodable import decodable
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
@@ -154,7 +155,7 @@ class Forked:
             raise ForkedError(f"the process {how}; was there enough memory?")
         if self._received[:1] == b"e":
             raise ForkedError(self._received[1:].decode())
-        return msgspec.msgpack.decode(self._received[1:], type=self._form)
+        return msgspec.msgpack.decode(self._received[1:], type=decodable(self._form))
 
 
 def _run(function: Callable[[], Any], writer: int, log: Path, temporary: str, parent: int) -> NoReturn:

@@ -17,6 +17,7 @@ import msgspec
 
 from tasks.models.finite import EXACT
 from tasks.protocol.records import Dependence, TensorSpec
+from worker_config.decodable import decodable
 from worker_config.foreign_errors import UNDECODABLE
 from worker_config.manifest import ModelEntry
 
@@ -181,10 +182,10 @@ def to_file(record: msgspec.Struct) -> bytes:
 def from_file(data: bytes, form: type[T]) -> T:
     """The record that `to_file` made these bytes of; raises ValueError where they are others."""
     try:
-        hashed = msgspec.json.decode(data, type=_Hashed)
+        hashed = msgspec.json.decode(data, type=decodable(_Hashed))
         record = bytes(hashed.record)
         if hashlib.sha256(record).hexdigest() != hashed.sha256:
             raise ValueError("its bytes are others than were written")
-        return msgspec.json.decode(record, type=form)
+        return msgspec.json.decode(record, type=decodable(form))
     except UNDECODABLE as error:
         raise ValueError(str(error)) from None

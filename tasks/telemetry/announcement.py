@@ -28,6 +28,7 @@ from tasks.telemetry import status_file
 from tasks.telemetry.status_file import WorkerStatus
 from tasks.transport import worker_registry
 from tasks.transport.connection import connect
+from worker_config.decodable import decodable
 from worker_config.errors import CeleriacError
 from worker_config.retry_policy import HEARTBEAT_SECONDS
 
@@ -113,7 +114,7 @@ def _announce(reader: int, worker: str, broker_url: str) -> NoReturn:
             for line in _lines(reader):
                 # Redis may be away, or refuse the login: the main process waits for it, or says so and ends.
                 with suppress(redis.RedisError, OSError, CeleriacError):
-                    worker_registry.announce(client, worker, msgspec.json.decode(line, type=Preparing))
+                    worker_registry.announce(client, worker, msgspec.json.decode(line, type=decodable(Preparing)))
             worker_registry.withdraw(client, worker)
     finally:
         # Neither exit handlers nor buffers, nor an error's traceback, are its own.

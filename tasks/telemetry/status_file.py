@@ -19,6 +19,7 @@ import msgspec
 
 from tasks.transport import run_folder
 from worker_config.broker import address_of
+from worker_config.decodable import decodable
 from worker_config.files import write_whole
 from worker_config.foreign_errors import UNDECODABLE
 
@@ -127,7 +128,7 @@ def read_all() -> list[WorkerStatus]:
 def read(folder: Path) -> WorkerStatus | None:
     """Of the worker with this run folder; None where there is none, or that of another version."""
     try:
-        return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=WorkerStatus)
+        return msgspec.json.decode(run_folder.status_path(folder).read_bytes(), type=decodable(WorkerStatus))
     except (OSError, *UNDECODABLE):
         return None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from tasks.protocol.messages import ModelRef
+from worker_config.decodable import decodable
 from worker_config.foreign_errors import UNDECODABLE
 
 PREFIX = "celeriac-worker-"
@@ -101,7 +102,7 @@ def own_folders(place: str | Path | None = None) -> Iterator[Path]:
 def _is_abandoned(folder: Path) -> bool:
     """Whether its process is surely gone; of one that cannot be seen from here: whether it has long been silent."""
     try:
-        owner = msgspec.json.decode((folder / OWNER).read_bytes(), type=Owner)
+        owner = msgspec.json.decode((folder / OWNER).read_bytes(), type=decodable(Owner))
         if owner.namespace and owner.namespace == _namespace():
             return born(owner.pid) != owner.born
         return time.time() - (folder / STATUS).stat().st_mtime > ABANDONED_SECONDS

@@ -48,8 +48,8 @@ class GracefulShutdown:
         # In this very moment the connection may be lost, and with it the event loop that would look.
         signal.signal(signal.SIGALRM, self._look_for_connection)
         signal.setitimer(signal.ITIMER_REAL, LOOK_FOR_CONNECTION_SECONDS, LOOK_FOR_CONNECTION_SECONDS)
-        # Python gives the signal back to the system at its end, which would kill the process.
-        atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+        # Python gives the signal back to the system at its end, which would kill the process; also by one that waits.
+        atexit.register(signal.signal, signal.SIGALRM, signal.SIG_IGN)
 
     def _look_for_connection(self, *_: object) -> None:
         if getattr(self._controller.consumer, "connection", None) is None:

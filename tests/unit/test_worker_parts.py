@@ -12,9 +12,9 @@ import pytest
 from producer.cli.models import describe
 from tasks.child.child_pipe import ChildPipe, report
 from tasks.models.model_version import model_digest
+from worker_config.environment import check_no_shadow
 from worker_config.errors import ConfigError, ExitCode, ModelLoadError, WorkerStartError
 from worker_config.retry_policy import MAX_SILENT_DEATHS
-from worker_config.shadow import check_no_shadow
 
 
 def in_fresh_interpreter(code: str) -> str:

@@ -21,6 +21,7 @@ from tasks.datasets.open_file import Opener
 from tasks.datasets.read_errors import one_line_errors
 from tasks.protocol.split_ref import FileSpan, FormatName, SplitRef
 from tasks.snapshots.cache import cache_folder
+from worker_config.decodable import decodable
 from worker_config.files import write_whole
 from worker_config.object_urls import is_url
 from worker_config.settings import Settings
@@ -59,7 +60,7 @@ def indexed(file: FileSpan, name: FormatName, make: Callable[[BinaryIO, str], li
     """
     kept, stamp = _place_of(file.path, name), (file.size, file.mtime_ns, file.etag)
     with suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.msgpack.decode(kept.read_bytes(), type=_Index)
+        known = msgspec.msgpack.decode(kept.read_bytes(), type=decodable(_Index))
         if (known.size, known.mtime_ns, known.etag) == stamp:
             return FileBlocks(file, name, known.blocks)
     with one_line_errors(file.path), Opener().open(file) as opened:
