@@ -63,7 +63,7 @@ class _ToPrimaryByTls(_ToPrimary, redis.asyncio.SSLConnection):
 
 async def _log_in(connection: Any) -> None:
     """As redis-py does by itself; then look at what kind of server this is."""
-    await connection.on_connect()
+    await connection.on_connect_check_health(check_health=False)  # as in `connection`
     await connection.send_command("HELLO", check_health=False)
     reply = await connection.read_response()
     check_kind(reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True)))

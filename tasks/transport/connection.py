@@ -214,11 +214,15 @@ class _WrongServerError(redis.RedisError):
 
 
 def _log_in(connection: Any) -> None:
-    """As redis-py does by itself; then look at what kind of server this is."""
-    connection.on_connect()
+    """As redis-py does by itself; then look at what kind of server this is.
+
+    A new connection needs no trial: `on_connect` would try one that was idle for long, and, where a server accepts it
+    and does not answer, connect again in the middle of that, and again in that, without an end.
+    """
+    connection.on_connect_check_health(check_health=False)
     greeting = connection.handshake_metadata
     if greeting is None:  # of RESP2, which older redis-py speaks
-        connection.send_command("HELLO")
+        connection.send_command("HELLO", check_health=False)
         reply = connection.read_response()
         greeting = dict(zip(reply[::2], reply[1::2], strict=True))
     check_kind(greeting)
