@@ -14,7 +14,7 @@ Two releases on one Redis understand each other by three rules, for all that sta
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -309,8 +309,7 @@ def cut_in_place(ref: InPlaceRef | None, start: int, stop: int, slots: int = 0) 
 
 def to_plain(value: msgspec.Struct) -> dict[str, Any]:
     """`value` as dicts, lists, strings, numbers and bytes, for a Celery message."""
-    plain: dict[str, Any] = msgspec.to_builtins(value, builtin_types=(bytes,))
-    return plain
+    return cast("dict[str, Any]", msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 def from_plain(plain: object, form: type[T]) -> T:
