@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import heapq
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from multiprocessing.util import Finalize
 from typing import Any
 
 import redis
@@ -43,6 +45,10 @@ class Acknowledgements(transport.QoS):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._is_planned = False
+        # kombu's own has the channel stay, with its connections, where it was not closed: as of a Redis that is full.
+        self._on_collect: Finalize
+        self._on_collect.cancel()
+        self._on_collect = Finalize(self, _restore_of, [weakref.ref(self)], exitpriority=1)
 
     @cached_property
     def _client(self) -> redis.Redis:
@@ -101,6 +107,12 @@ class Acknowledgements(transport.QoS):  # type: ignore[misc]
                 pipe.hdel(keys.UNACKED, *tags)
                 pipe.execute()
             self._flush()
+
+
+def _restore_of(known: weakref.ref[Acknowledgements]) -> None:
+    """Give its messages back at the process's end, if it is there by then."""
+    if (qos := known()) is not None:
+        qos.restore_unacked_once()
 
 
 def make_cheap(hub: Any, pool: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         conn.ensure_connection = patiently
         connected = super().ensure_connected(conn)
         self._wait_until_it_takes_writes(inspection)
+        gc.collect()  # channels of the connection before this one, and of tries that came to nothing
         return connected
 
     def _wait_until_it_takes_writes(self, inspection: Any) -> None:

@@ -302,10 +302,10 @@ def test_of_two_that_submit_by_a_name_at_a_time_one_does(system: System, monkeyp
     with Client(system.url) as client:
         first: list[str] = []
 
-        def create_late(*args: Any) -> None:
+        def create_late(*args: Any, **options: Any) -> None:
             monkeypatch.undo()
             first.append(client.submit("digits", ROWS, detach=True, job="both", chunk_rows=7))
-            create(*args)
+            create(*args, **options)
 
         monkeypatch.setattr(job_store, "create", create_late)
         assert client.submit("digits", ROWS, detach=True, job="both", chunk_rows=11) == first[0]

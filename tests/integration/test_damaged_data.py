@@ -202,7 +202,7 @@ def test_a_spool_folder_that_is_full_gives_way_to_redis(
         return answers
 
     monkeypatch.setattr(BrokerChannel, "take_answers", take_and_note)
-    monkeypatch.setattr(BrokerChannel, "put", lambda *words: refs.append(put(*words)) or refs[-1])
+    monkeypatch.setattr(BrokerChannel, "put", lambda *words, **options: refs.append(put(*words, **options)) or refs[-1])
     pids = [os.getpid()] if full == "producer" else [slot.pid for slot in system.slots()]
     try:
         for pid in pids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -27,7 +28,7 @@ from tests.seals import SEALER, outputs_ref, sealed_answer
 from tests.systems import System, serving
 from tests.waiting import wait_for_job, wait_until
 from worker_config.broker import KEY_PREFIX
-from worker_config.errors import BrokerError, ExitCode
+from worker_config.errors import BrokerError, ExitCode, JobCancelledError
 
 ROWS = np.random.default_rng(3).random((400, 4), np.float32)
 CHUNK_ROWS = 40
@@ -257,3 +258,25 @@ def test_an_answer_of_another_version_is_not_joined(shared: System, shared_clien
         wait_until(lambda: job.ledger.chunks_sent_again >= 1, "the chunk is sent again")
     open_gate(shared)
     check_whole(job, rows)
+
+
+def test_a_worker_keeps_no_connections_of_its_tries_while_redis_was_full(system: System) -> None:
+    worker = system.workers[0]
+    main = psutil.Process(worker.pid)
+    with Client(system.url) as client, system.admin() as server:
+        job = client.submit("plus", (row for row in itertools.cycle(ROWS)), chunk_rows=1)
+        taking = ThreadPoolExecutor(1).submit(lambda: sum(1 for _ in job.parts()))
+        wait_until(lambda: job.ledger.chunks_answered > 100, "chunks are answered")
+        before = main.num_fds()
+        for _ in range(3):
+            tries = worker.output().count("Cannot connect")
+            server.config_set("maxmemory", 1)
+            wait_until(lambda tries=tries: worker.output().count("Cannot connect") > tries + 4, "it tries in vain")
+            server.config_set("maxmemory", 0)
+            answered = job.ledger.chunks_answered
+            wait_until(lambda answered=answered: job.ledger.chunks_answered > answered + 100, "it goes on")
+        # Each of these fifteen tries and more had several.
+        wait_until(lambda: main.num_fds() <= before + 12, "they are closed")
+        job.cancel()
+        with pytest.raises(JobCancelledError):
+            taking.result()
