@@ -152,8 +152,10 @@ def _hold(
         f"{f', {case.producers} producers' if case.producers > 1 else ''}{', one worker killed' if case.kills else ''}"
     )
     value = f"{ratio:.2f} ({predicted.seconds:.2f} / {ran.seconds:.2f} s)"
-    print(what, value, f"others {ran.others:.0%}, {now}", flush=True)
-    return Finding(what, value, f"1 +/- {AIM}", abs(ratio - 1) <= AIM), ran.others
+    # What the killed processes had used would count as others'.
+    others = 0.0 if case.kills else ran.others
+    print(what, value, f"others {others:.0%}, {now}", flush=True)
+    return Finding(what, value, f"1 +/- {AIM}", abs(ratio - 1) <= AIM), others
 
 
 def _run(case: Case, stage: Stage) -> Run:
