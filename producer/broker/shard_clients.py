@@ -28,7 +28,7 @@ class ShardClients:
     """
 
     def __init__(self, urls: Sequence[str], clients: Sequence[redis.Redis]) -> None:
-        self.urls = list(urls)
+        self.urls: list[str] = list(urls)
         self.away: dict[int, BrokerError] = {}
         self._clients = list(clients)
 
