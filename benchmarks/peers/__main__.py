@@ -22,7 +22,8 @@ from benchmarks.peers.programs import SYSTEMS
 from benchmarks.report import Finding
 from benchmarks.stage import CHILDREN, folder
 
-WARM_RUNS = 1
+# By a quick run, and else.
+WARM_SECONDS = {True: 0.001, False: 6.0}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -58,7 +59,7 @@ def _show(path: Path | None, name: str, table: str) -> None:
 def _work(name: str, asked: argparse.Namespace, place: Path) -> tuple[str, bool]:
     with works.set_up(name, asked.quick) as stage:
         names = rounds.systems_at(stage, asked.systems)
-        visits = rounds.go_round(stage, names, CHILDREN, place / "log", asked.rounds, WARM_RUNS)
+        visits = rounds.go_round(stage, names, CHILDREN, place / "log", asked.rounds, WARM_SECONDS[asked.quick])
         figures, found = rounds.figures_of(stage, visits), aims.findings(name, visits)
         is_void = rounds.void(visits)
     shown = [

@@ -28,6 +28,7 @@ from benchmarks.peers.works import Stage
 
 MOST_SECONDS = 300.0
 _EVERY_SECONDS = 0.25
+_MOST_RUNS = 5
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -59,8 +60,11 @@ class CannotError(Exception):
     """A system has no way to do a work, or has failed at it."""
 
 
-def visit(system: System, stage: Stage, processes: int, log: Path, warm_runs: int) -> Visit:
-    """Start the system, give it the work once, then as often again; every output is checked, outside the clock."""
+def visit(system: System, stage: Stage, processes: int, log: Path, warm_seconds: float) -> Visit:
+    """Start the system, give it the work once, then again until all runs together have taken so long, five at most.
+
+    Every output is checked, outside the clock.
+    """
     found = Visit()
     if not stage.quick:
         touch_memory()
@@ -77,7 +81,8 @@ def visit(system: System, stage: Stage, processes: int, log: Path, warm_runs: in
                 arm = Arm(
                     system.title, partial(_run, program, stage, found), partial(stage.check, variant=system.variant)
                 )
-                found.warm = [measure(arm, touch=not stage.quick) for _ in range(warm_runs)]
+                while len(found.warm) < _MOST_RUNS and sum(one.seconds for one in found.warm) < warm_seconds:
+                    found.warm.append(measure(arm, touch=not stage.quick))
     except (NotInstalledError, ProgramEndedError, ProgramHangsError, CannotError) as error:
         found.trouble = str(error)
     except WrongOutputError as error:

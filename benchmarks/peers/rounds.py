@@ -59,7 +59,7 @@ def systems_at(stage: Stage, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in left_out | (set() if stage.work.bfloat16 else {"celeriac_bfloat16"})]
 
 
-def go_round(stage: Stage, names: Sequence[str], processes: int, log: Path, rounds: int, warm_runs: int) -> Visits:
+def go_round(stage: Stage, names: Sequence[str], processes: int, log: Path, rounds: int, warm_seconds: float) -> Visits:
     """Visit all systems as many times as there are rounds; one that is in trouble is not visited again."""
     found: Visits = {}
     for name in [name for name in names if SYSTEMS[name].is_ours]:
@@ -70,7 +70,7 @@ def go_round(stage: Stage, names: Sequence[str], processes: int, log: Path, roun
             so_far = found.setdefault(name, [])
             if not any(one.trouble for one in so_far):
                 system = SYSTEMS[OURS if name == CONTROL else name]
-                so_far.append(one := visit(system, stage, processes, log, warm_runs))
+                so_far.append(one := visit(system, stage, processes, log, warm_seconds))
                 print(f"  {stage.name}: {name}: {one.trouble or f'cold {one.cold_seconds:.1f} s'}", flush=True)
     return found
 

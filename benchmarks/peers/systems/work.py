@@ -81,9 +81,9 @@ def load_model(order: Order, threads: int = 1) -> Callable[[Rows], Rows]:
         return lambda rows: faulty(order, rows)
     keras, tf = tensorflow(threads)
     model = keras.models.load_model(order["model"], compile=False)
-    signature = tf.TensorSpec((None, *model.input_shape[1:]), model.input_dtype)
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     call = tf.function(lambda rows: model(rows, training=False), input_signature=[signature]).get_concrete_function()
-    call(tf.zeros((1, *model.input_shape[1:]), model.input_dtype))
+    call(tf.zeros((1, *signature.shape[1:]), signature.dtype))
     return lambda rows: call(tf.constant(rows)).numpy()
 
 
