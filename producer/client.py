@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Unpack, overload
 
-from producer.broker.shards import for_each
+from producer.broker.shard_clients import for_each
 from producer.detached.detached_job import DetachedJob
 from producer.detached.named import find_left
 from producer.detached.submit import check_can_be_left, leave

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from producer.broker.shards import for_each
+from producer.broker.shard_clients import for_each
 from producer.cli.options import required_broker_option
 from producer.cli.viewing import viewing
 from tasks.transport.connection import ping

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from producer.broker.shards import for_each
+from producer.broker.shard_clients import for_each
 from producer.cli.manifest import broken_entries
 from producer.cli.options import broker_option, json_option, models_option
 from producer.doctor import rights

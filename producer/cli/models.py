@@ -21,8 +21,7 @@ import msgspec
 from click.core import ParameterSource
 
 from producer.broker.jobs import workers as workers_of
-from producer.broker.shard_clients import open_shards
-from producer.broker.shards import ask_each
+from producer.broker.shard_clients import ask_each, open_shards
 from producer.cli.describing import run_showing
 from producer.cli.manifest import broken_entries, check_files
 from producer.cli.options import broker_option, json_option, models_option

@@ -13,8 +13,7 @@ from functools import partial
 import click
 
 from producer.broker import jobs, redis_backoff
-from producer.broker.shard_clients import open_shards
-from producer.broker.shards import for_each
+from producer.broker.shard_clients import for_each, open_shards
 from producer.cli import tables
 from producer.cli.options import json_option, required_broker_option, timeout_option
 from producer.cli.viewing import viewing

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from producer.broker.shards import ask_each, slots_on
+from producer.broker.shard_clients import ask_each
+from producer.broker.shards import slots_on
 from producer.scheduling import model_pinning
 from producer.scheduling.job_options import JobOptions, JobSpec
 from tasks.protocol.messages import ModelRef

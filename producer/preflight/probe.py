@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
 
-from producer.broker.shards import ask_each
+from producer.broker.shard_clients import ask_each
 from producer.job.chunk_feeds import Feed, make_feed
 from producer.job.job import Job
 from producer.records import job_store

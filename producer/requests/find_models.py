@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from producer.broker.shards import ask_each, slots_on
+from producer.broker.shard_clients import ask_each
+from producer.broker.shards import slots_on
 from producer.scheduling import model_pinning
 from producer.scheduling.preparing_workers import Awaited
 from tasks.protocol.preparing import Preparing

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from producer.broker.shard_clients import for_each
 from producer.broker.shards import name_of, on_shard, shard_of
 from producer.requests.shards import ShardFinder, least_waiting
 from tasks.worker.home_shard import Shard, least_loaded
 from worker_config.broker import check_broker_url, redacted, shard_urls
-from worker_config.errors import ConfigError
+from worker_config.errors import BrokerError, ConfigError
 
 SENTINELS = "sentinel://:secret@a,b:7/main/2"
 
@@ -65,6 +66,32 @@ def test_queues_have_names_by_shard() -> None:
         ("celeriac.ab", 0),
         ("celeriac.ab", 12),
     ]
+
+
+def test_one_that_did_not_answer_is_not_waited_for_again_at_once_while_others_answer() -> None:
+    asked: list[str] = []
+
+    def ask(url: str) -> str:
+        asked.append(url)
+        if "away" in url:
+            raise BrokerError("it is away")
+        return url
+
+    assert [for_each("redis://away-1,redis://b", ask) for _ in range(2)] == [{1: "redis://b"}] * 2
+    assert asked == ["redis://away-1", "redis://b", "redis://b"]
+
+
+def test_those_that_did_not_answer_are_asked_again_where_there_are_no_others() -> None:
+    asked: list[str] = []
+
+    def ask(url: str) -> str:
+        asked.append(url)
+        raise BrokerError("it is away")
+
+    for _ in range(2):
+        with pytest.raises(BrokerError):
+            for_each("redis://away-2,redis://away-3", ask)
+    assert asked == ["redis://away-2", "redis://away-3"] * 2
 
 
 def shards(*loads: tuple[int, int]) -> list[Shard]:
