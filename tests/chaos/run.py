@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from producer import Client
 from tests.chaos.arena import PACE_SECONDS, WORKERS, Arena
-from tests.chaos.callers import Callers
 from tests.chaos.checks import check_ledger, check_nothing_is_left
+from tests.chaos.companions import Requests
 from tests.chaos.guarded_arena import COURSES as FAILOVERS
 from tests.chaos.injuries import COURSES, Course
 from tests.chaos.scene import WORKER_TIMEOUT_SECONDS, Scene, begin
 from tests.chaos.schedule import ALONE, STOPS, Injury, Kind, Schedule
 from tests.chaos.wider_injuries import COURSES as WIDER_COURSES
 from tests.waiting import wait_until
+from worker_config.settings import Settings
 
 STILL_SECONDS = 60.0
 PATIENCE_SECONDS, SLOW_PACE_SECONDS = 0.5, 1.0
 _COURSES = COURSES | WIDER_COURSES | FAILOVERS
 
 
-class Companion(Protocol):
-    """What goes on beside the job of a schedule, in threads, until it is ended or abandoned."""
+class Beside(Protocol):
+    """What goes on beside the job of a schedule until it is ended or abandoned."""
 
     def end(self) -> None:
         """Wait for its end, and see that all was right."""
@@ -32,18 +34,33 @@ class Companion(Protocol):
         """End it somehow, after a failure."""
 
 
-def run(
-    arena: Arena, schedule: Schedule, companions: Sequence[Callable[[Arena, int, float], Companion]] = (Callers,)
-) -> None:
+class RequestsBeside:
+    """Requests of a client of their own."""
+
+    def __init__(self, arena: Arena, seed: int) -> None:
+        settings = Settings(job_ttl_seconds=arena.job_ttl_seconds)
+        self._client = Client(arena.url, worker_timeout_seconds=WORKER_TIMEOUT_SECONDS, settings=settings)
+        self._requests = Requests(self._client, arena, seed)
+
+    def end(self) -> None:
+        self._requests.end()
+        self._client.close()
+
+    def abandon(self) -> None:
+        self._requests.abandon()
+        self._client.close()
+
+
+def run(arena: Arena, schedule: Schedule, begin_beside: Callable[[Arena, int], Beside] | None = None) -> None:
     """Run a schedule and check all that is to be checked; an error says what happened until then."""
     arena.bring_up(WORKERS)
     arena.set_pace(PACE_SECONDS)
     arena.calls.restart()
     scene = begin(arena, schedule)
     wounds = Wounds(scene)
-    beside: list[Companion] = []
+    beside = None
     try:
-        beside += [begin_one(arena, schedule.seed, WORKER_TIMEOUT_SECONDS) for begin_one in companions]
+        beside = (begin_beside or RequestsBeside)(arena, schedule.seed)
         for injury in schedule.injuries:
             wounds.wait_for(injury)
             wounds.inflict(injury)
@@ -52,16 +69,15 @@ def run(
         outputs, ledger = scene.end()
         arena.expect(outputs)
         check_ledger(scene, len(outputs), ledger.as_dict())
-        for companion in beside:
-            companion.end()
+        beside.end()
         arena.bring_up(WORKERS)
         check_nothing_is_left(scene)
     except BaseException as error:
         told = f"job {scene.job_id()}: {scene}; see {arena.folder}"
         for note in (f"schedule: {schedule}", f"inflicted: {wounds}", told):
             error.add_note(note)
-        for companion in beside:
-            companion.abandon()
+        if beside:
+            beside.abandon()
         scene.abandon()
         raise
 

@@ -16,14 +16,15 @@ from typing import cast
 import numpy as np
 
 from producer import Client
-from tests.chaos.callers import Callers
 from tests.chaos.checks import keys_left
+from tests.chaos.companions import Companion, Requests
 from tests.chaos.run import run
 from tests.chaos.scene import MODEL
 from tests.chaos.schedule import LARGE, Kind, Schedule, make_wider_schedule
 from tests.chaos.wide_arena import WideArena
 from tests.dashboards import dashboard
 from tests.soak.companions import Detached, Training
+from tests.soak.producer import Producer
 from tests.soak.sample import Sample, Sampler
 from tests.waiting import wait_until
 from worker_config.settings import Settings
@@ -67,15 +68,14 @@ def soak(
     """
     began, samples = time.monotonic(), list[Sample]()
     arena.spared = arena.ready_workers()[0]
-    folders = set(arena.folder.glob("n*"))
-    settings = Settings(job_ttl_seconds=arena.job_ttl_seconds)
-    with dashboard(arena.url, arena.folder) as page, Client(arena.url, settings=settings) as client:
-        sampler = Sampler(arena, client, {"dashboard": page.process.pid})
+    with dashboard(arena.url, arena.folder) as page, Producer(arena) as producer:
+        sampler = Sampler(arena, producer, {"dashboard": page.process.pid})
+        folders = set(arena.folder.glob("n*"))
         lap = 0
         while goes_on(lap, time.monotonic() - began):
             schedule = lap_schedule(seed, lap)
             try:
-                run(arena, schedule, _companions(schedule))
+                run(arena, schedule, producer.beside(_companions(schedule)))
                 arena.set_pace(0)
                 samples.append(sampler.take(lap))
             except BaseException as error:
@@ -92,10 +92,10 @@ def soak(
     return Soaked(seconds, samples, *_left(arena))
 
 
-def _companions(schedule: Schedule) -> list[type[Callers] | type[Training] | type[Detached]]:
+def _companions(schedule: Schedule) -> list[type[Companion]]:
     """Detached jobs are lost with Redis's data, and refused where it has no room, as they say."""
     kinds = {injury.kind for injury in schedule.injuries}
-    return [Callers, Training, *([] if kinds & {Kind.REDIS_EMPTIED, Kind.REDIS_FULL} else [Detached])]
+    return [Requests, Training, *([] if kinds & {Kind.REDIS_EMPTIED, Kind.REDIS_FULL} else [Detached])]
 
 
 def _left(arena: WideArena) -> tuple[list[str], list[str]]:

@@ -4,7 +4,6 @@ answers then.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import Counter
@@ -19,13 +18,9 @@ import psutil
 import redis
 
 from benchmarks.meter import Memory
-from producer import Client
 from tests.chaos.arena import Arena
-from tests.chaos.scene import MODEL
+from tests.soak.producer import PROBES, Producer
 from worker_config.broker import KEY_PREFIX
-
-PROBES = 100
-PROBE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -69,8 +64,8 @@ class Sample:
 class Sampler:
     """Takes samples of an arena; `others` are processes besides, by what they are."""
 
-    def __init__(self, arena: Arena, client: Client, others: Mapping[str, int]) -> None:
-        self._arena, self._client, self._others = arena, client, others
+    def __init__(self, arena: Arena, producer: Producer, others: Mapping[str, int]) -> None:
+        self._arena, self._producer, self._others = arena, producer, others
         self._began = time.monotonic()
 
     def take(self, lap: int) -> Sample:
@@ -89,7 +84,7 @@ class Sampler:
 
     def _processes(self) -> list[tuple[str, int]]:
         """Each that lives longer than a job, with what it is."""
-        found = [("producer, with its tests", os.getpid()), ("Redis", self._arena.system.redis.pid)]
+        found = [("producer", self._producer.pid), ("Redis", self._arena.system.redis.pid)]
         found += self._others.items()
         slots = {slot.pid for slot in self._arena.system.slots()}
         for worker in self._arena.ready_workers():
@@ -105,13 +100,8 @@ class Sampler:
 
     def _probe(self) -> Probe:
         processes = [psutil.Process(pid) for _, pid in self._processes()]
-        rows = self._arena.rows[:PROBE_ROWS]
-        before, seconds = _cpu_seconds(processes), []
-        for _ in range(PROBES):
-            began = time.monotonic()
-            outputs = self._client.submit(MODEL, rows, chunk_rows=PROBE_ROWS).result()
-            seconds.append(time.monotonic() - began)
-            self._arena.expect(cast("np.ndarray", outputs))
+        before = _cpu_seconds(processes)
+        seconds = self._producer.ask("probe")
         cpu = (_cpu_seconds(processes) - before) / PROBES
         return Probe(float(np.median(seconds)), float(np.percentile(seconds, 95)), cpu)
 

@@ -29,7 +29,7 @@ def test_laps_leave_nothing_and_are_sampled(tmp_path_factory: pytest.TempPathFac
     assert len(told) == len(soaked.samples) == LAPS
     kinds = {one.kind for one in soaked.samples[-1].processes}
     assert kinds >= {
-        "producer, with its tests",
+        "producer",
         "Redis",
         "dashboard",
         "main process",
