@@ -143,7 +143,7 @@ def _hold(
         cores_per_host=min(cores(), now.cores),
         one_host=True,
         computes=False,
-        failure=Failure("worker", KILLED_AT) if case.kills else None,
+        failures=[Failure("worker", KILLED_AT)] if case.kills else (),
     )
     predicted = Simulation(scenario, _slowed(costs, now, usual)).run()
     ratio = predicted.seconds / ran.seconds

@@ -35,7 +35,7 @@ class Forecast:
         slots_busy: the share of all slots' time in which they run chunks; of a slot that has died, too.
         wait_p50_seconds: from sending a chunk until a slot begins it, the median; `wait_p95_seconds`, of 95 %.
         used: the share of time in which the busiest of each kind of process works, or of the cores of a host; without
-            the failure, as the next two.
+            failures, as the next two.
         limit: the kind with the highest.
         advice: what to change, a line each.
         simulated_rows: of the data set, that were simulated; the others go on at their rate.
@@ -60,7 +60,7 @@ class Forecast:
 
 
 def forecast(scenario: Scenario, costs: Costs) -> Forecast:
-    """Simulate it, and without its failure too, if it has one.
+    """Simulate it, and without its failures too, if it has some.
 
     Raises:
         UsageError: it would never be done.
@@ -70,10 +70,11 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
     simulated = replace(scenario, rows=min(scenario.rows, most_rows))
     outcome = usual = Simulation(simulated, costs).run()
     failure_seconds = None
-    if scenario.failure:
-        usual = Simulation(replace(simulated, failure=None), costs).run()
-        # A worker is missed for the rest of the data set, however long that is.
-        times = scenario.rows / simulated.rows if scenario.failure.what == "worker" else 1.0
+    if scenario.failures:
+        usual = Simulation(replace(simulated, failures=()), costs).run()
+        # A worker is missed for a share of the data set, however large that is; a broker for some seconds.
+        for_long = any(one.what != "broker" for one in scenario.failures)
+        times = scenario.rows / simulated.rows if for_long else 1.0
         failure_seconds = (outcome.seconds - usual.seconds) * times
     seconds = usual.seconds + _seconds_of(scenario.rows - simulated.rows, usual) + (failure_seconds or 0.0)
     limit = max(usual.used, key=usual.used.__getitem__)

@@ -64,7 +64,7 @@ class SimulatedJob:
         self._round_trip = 2 * stage.to_broker_seconds
         self._random = random.Random(scenario.seed)  # noqa: S311 - nothing is kept secret by it
         self._answers: deque[SimulatedChunk] = deque()
-        self._is_blocked = False
+        self._is_blocked = self._more_answers = False
         self._looked_at = self._looked_late_at = 0.0
         self.open: dict[int, SimulatedChunk] = {}
         self._first_open = self._held_back = 0
@@ -77,11 +77,13 @@ class SimulatedJob:
         self._step()
 
     def lose_worker(self, chunks: Sequence[SimulatedChunk]) -> None:
-        """Chunks have gone with it: each is sent again when it is late."""
+        """Nothing is heard of its chunks any more: each is sent again when it is late."""
         now = self._stage.clock.now
         mine = (one for one in chunks if self.open.get(one.index) is one)
-        self._lost = {one.index: now if one.began_at is None else one.began_at for one in mine}
-        self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
+        looks = bool(self._lost)
+        self._lost |= {one.index: now if one.began_at is None else one.began_at for one in mine}
+        if not looks:
+            self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
 
     def lose_broker(self, broker: Broker) -> None:
         """Whatever it was given is lost, and goes to another, or to it when it is back."""
@@ -116,7 +118,7 @@ class SimulatedJob:
             seconds = len(batch) * self._half + mib_ms / 1e3
             self.server.ask(seconds, self._published, batch, holds=(1 + stored) * self._round_trip)
         elif self.open:
-            if self._window.is_short:
+            if self._window.is_short or self._more_answers:
                 self._take()
             else:
                 self._stage.clock.after(COLLECT_SECONDS, self._take)
@@ -177,9 +179,10 @@ class SimulatedJob:
 
     def _take(self) -> None:
         if not self._answers:
-            self._is_blocked = True
+            self._is_blocked, self._more_answers = True, False
             return
         count = min(len(self._answers), ANSWERS_AT_ONCE)
+        self._more_answers = count == ANSWERS_AT_ONCE
         self._collect([self._answers.popleft() for _ in range(count)])
 
     def _collect(self, chunks: list[SimulatedChunk], seconds: float = 0.0) -> None:

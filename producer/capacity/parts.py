@@ -22,6 +22,8 @@ _BROKER_SHARES = 4
 _HALF = 0.5
 # A worker that has lost a broker has found it again by then.
 RECONNECT_SECONDS = 2.0
+# The same for a worker whose link was cut, from when it is mended on: packets that were lost are sent again by then.
+LINK_BACK_SECONDS = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -120,7 +122,7 @@ class Broker:
     def _serve(self) -> None:
         while self._queue and self._waiting:
             worker, chunk = self._waiting.popleft(), self._queue.popleft()
-            if worker.is_alive:
+            if worker.is_alive and not worker.is_cut_off:
                 self._stage.clock.after(self._to_worker, worker.receive, chunk)
             else:
                 self._queue.appendleft(chunk)
@@ -129,14 +131,16 @@ class Broker:
 class Worker:
     """A main process and its slots; it takes chunks from its broker, one more than it has slots."""
 
-    def __init__(self, stage: Stage, host: Host, slots: int, broker: Broker) -> None:
+    def __init__(self, stage: Stage, host: Host, slots: int, broker: Broker, times: float = 1.0) -> None:
         costs = stage.costs
         self.main: Server = Server(stage.clock, host, costs.wake.main_ms * _HALF / 1e3)
         self.slots: int = slots
         self.is_alive: bool = True
+        self.is_cut_off: bool = False
         self.broker: Broker = broker
         broker.slots += slots
         self.slot_seconds: float = 0.0
+        self.times: float = times
         self.in_hand: set[SimulatedChunk] = set()
         self._stage, self._host = stage, host
         self._half_main = costs.chunk.main_ms * _HALF / 1e3
@@ -145,16 +149,19 @@ class Worker:
         self._free = slots
         self._waiting: deque[SimulatedChunk] = deque()
         self._has_asked = False
+        self._held: list[Callable[[], object]] = []
 
     def pull(self) -> None:
         """Ask for a message, where one more may come."""
         if self.is_alive and len(self.in_hand) <= self.slots and not self._has_asked:
             self._has_asked = True
-            self._stage.clock.after(self._to_broker, self.broker.pull, self)
+            self._over_link(0.0, self.broker.pull, self)
 
     def receive(self, chunk: SimulatedChunk) -> None:
         """A message has come; the main process tells the broker that it holds it, and waits for the answer."""
         self._has_asked = False
+        if self.is_cut_off or not self.is_alive:  # it was on its way
+            return self.broker.push([chunk], first=True)
         self.in_hand.add(chunk)
         seconds = self._half_main + chunk.inline_mib * self._stage.costs.inline_mib.main_ms / 1e3
         self.main.ask(seconds, self._received, chunk, holds=2 * self._to_broker)
@@ -162,6 +169,18 @@ class Worker:
     def fail(self) -> None:
         """Die with all slots."""
         self.is_alive = False
+
+    def cut_off(self) -> None:
+        """Hear of nobody, and be heard by nobody; go on with what it has."""
+        self.is_cut_off = True
+
+    def be_back(self) -> None:
+        """Say all that it could not, and take chunks again."""
+        self.is_cut_off = False
+        held, self._held = self._held, []
+        for call in held:
+            call()
+        self.connect_again()
 
     def connect_again(self) -> None:
         """Find its broker, which was gone."""
@@ -188,10 +207,10 @@ class Worker:
         self._host.compute(self._half_child + mib_ms / 1e3, self._ask_begin, chunk)
 
     def _ask_begin(self, chunk: SimulatedChunk) -> None:
-        self._stage.clock.after(self._to_broker, chunk.broker.ask, 1, self._begun, chunk)
+        self._over_link(0.0, chunk.broker.ask, 1, self._begun, chunk)
 
     def _begun(self, chunk: SimulatedChunk) -> None:
-        self._stage.clock.after(self._to_broker, self._run, chunk)
+        self._over_link(0.0, self._run, chunk)
 
     def _run(self, chunk: SimulatedChunk) -> None:
         if not self.is_alive:
@@ -200,7 +219,7 @@ class Worker:
         chunk.began_at = now
         self._stage.waits.append(now - chunk.sent_at)
         run = self._host.compute if self._stage.scenario.computes else self._stage.clock.after
-        run(chunk.seconds, self._ran, chunk, now)
+        run(chunk.seconds * self.times, self._ran, chunk, now)
 
     def _ran(self, chunk: SimulatedChunk, began_at: float) -> None:
         if not self.is_alive:
@@ -209,13 +228,13 @@ class Worker:
         self._host.compute(self._half_child, self._ask_answer, chunk)
 
     def _ask_answer(self, chunk: SimulatedChunk) -> None:
-        self._stage.clock.after(self._to_broker, chunk.broker.ask, 1, self._answered, chunk)
+        self._over_link(0.0, chunk.broker.ask, 1, self._answered, chunk)
 
     def _answered(self, chunk: SimulatedChunk) -> None:
         if not self.is_alive:
             return
         self._stage.clock.after(self._to_broker, chunk.answer, chunk)
-        self._stage.clock.after(self._to_broker + self._hop, self.main.ask, self._half_main, self._ended, chunk)
+        self._over_link(self._hop, self.main.ask, self._half_main, self._ended, chunk)
 
     def _ended(self, chunk: SimulatedChunk) -> None:
         self.in_hand.discard(chunk)
@@ -223,3 +242,10 @@ class Worker:
         if self._waiting:
             self._give(self._waiting.popleft())
         self.pull()
+
+    def _over_link(self, more_seconds: float, call: Callable[..., object], *args: Any) -> None:
+        """Between it and its broker; once its link is mended, if it is cut."""
+        if self.is_cut_off:
+            self._held.append(lambda: self._over_link(more_seconds, call, *args))
+        else:
+            self._stage.clock.after(self._to_broker + more_seconds, call, *args)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
@@ -12,15 +13,24 @@ from worker_config.errors import UsageError
 
 @dataclass(frozen=True)
 class Failure:
-    """A death in the middle of the job.
+    """What fails in the middle of the job.
 
     Attributes:
-        what: one worker with all its slots, which does not come back; or one broker, which comes back empty.
+        what: one worker with all its slots, which does not come back; one broker, which comes back empty; or the link
+            of one worker, which goes on with what it has, and is there again.
         at: the share of the rows that is answered then.
+        until: of a link, the same when it is mended.
+        worker: which one's, by its number; the last one's, if left out.
     """
 
-    what: Literal["worker", "broker"]
+    what: Literal["worker", "broker", "link"]
     at: float
+    until: float = 1.0
+    worker: int = -1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at < self.until <= 1:
+            raise UsageError(f"a {self.what} fails at {self.at:.0%}, until {self.until:.0%}: give shares in this order")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,8 @@ class Scenario:
         computes: the model takes a core while it runs; else it only takes time.
         variation: of the seconds of chunks, as the share of them that is their standard deviation.
         network_ms: from one host to another, one way.
-        failure: what dies, if anything.
+        failures: in the order in which they happen.
+        slower: how many times as long chunks take in the slots of these workers, by their numbers.
         broker_back_seconds: until a broker that died is up again.
         seed: of all that is drawn.
     """
@@ -61,7 +72,8 @@ class Scenario:
     computes: bool = True
     variation: float = 0.0
     network_ms: float = 0.0
-    failure: Failure | None = None
+    failures: Sequence[Failure] = ()
+    slower: Mapping[int, float] = field(default_factory=dict)
     broker_back_seconds: float = 10.0
     seed: int = 0
 
@@ -82,5 +94,7 @@ class Scenario:
             raise UsageError(f"{self.brokers} brokers have only {self.workers} workers: each needs one at least")
         if self.producers > self.rows:
             raise UsageError(f"{self.producers} producers have only {self.rows} rows: each needs one at least")
-        if self.failure and self.failure.what == "worker" and self.workers < 2:
+        if sum(one.what == "worker" for one in self.failures) >= self.workers:
             raise UsageError("the only worker cannot be the one that fails: nothing would end; give workers 2 at least")
+        if any(one.what == "link" for one in self.failures) and self.workers < 2:
+            raise UsageError("the only worker cannot be cut off: its link is mended as others get on; give 2 at least")

@@ -6,14 +6,14 @@ Scenario, Costs --> Simulation.run --> Outcome: when it ended, how busy each kin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from producer.capacity.costs import Costs
 from producer.capacity.events import Clock, Host
 from producer.capacity.job import SimulatedJob
-from producer.capacity.parts import RECONNECT_SECONDS, Broker, Stage, Worker
-from producer.capacity.scenario import Scenario
+from producer.capacity.parts import LINK_BACK_SECONDS, RECONNECT_SECONDS, Broker, Stage, Worker
+from producer.capacity.scenario import Failure, Scenario
 from worker_config.errors import UsageError
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
@@ -53,14 +53,25 @@ class Simulation:
         )
         self._brokers = [Broker(stage, shared or Host(self._clock)) for _ in range(scenario.brokers)]
         self._workers = [
-            Worker(stage, shared or self._worker_hosts[number], slots, self._brokers[number % scenario.brokers])
+            Worker(
+                stage,
+                shared or self._worker_hosts[number],
+                slots,
+                self._brokers[number % scenario.brokers],
+                scenario.slower.get(number, 1.0),
+            )
             for number, slots in enumerate(_shares(scenario.slots, scenario.workers))
         ]
         self._jobs = [
             SimulatedJob(stage, shared or Host(self._clock), rows, self._brokers, self._on_answer)
             for rows in _shares(scenario.rows, scenario.producers)
         ]
-        self._failure = scenario.failure
+        # What happens at which share of the rows, the last first.
+        self._to_come: list[tuple[float, Callable[[Worker], None], Worker]] = []
+        for failure in scenario.failures:
+            self._to_come += self._course(failure)
+        self._to_come.sort(key=lambda one: one[0], reverse=True)
+        self._forgotten: set[Worker] = set()
         self._rows_by_time: list[tuple[float, int]] = []
 
     def run(self) -> Outcome:
@@ -116,27 +127,53 @@ class Simulation:
         step = len(self._rows_by_time) + 1
         if answered * 100 >= step * self._scenario.rows:
             self._rows_by_time.append((self._clock.now, answered))
-        if self._failure and answered >= self._failure.at * self._scenario.rows:
-            what, self._failure = self._failure.what, None
-            self._lose_worker() if what == "worker" else self._lose_broker()
+        while self._to_come and answered >= self._to_come[-1][0] * self._scenario.rows:
+            _, let_happen, worker = self._to_come.pop()
+            let_happen(worker)
         if answered == self._scenario.rows:
             self._clock.stop()
 
-    def _lose_worker(self) -> None:
-        worker = self._workers[-1]
+    def _course(self, failure: Failure) -> list[tuple[float, Callable[[Worker], None], Worker]]:
+        worker = self._workers[failure.worker]
+        if failure.what == "link":
+            return [(failure.at, self._cut_off, worker), (failure.until, self._mend, worker)]
+        return [(failure.at, self._lose_worker if failure.what == "worker" else self._lose_broker, worker)]
+
+    def _lose_worker(self, worker: Worker) -> None:
         worker.fail()
+        self._miss(worker)
+
+    def _cut_off(self, worker: Worker) -> None:
+        worker.cut_off()
+        self._miss(worker)
+
+    def _miss(self, worker: Worker) -> None:
         for job in self._jobs:
             job.lose_worker(list(worker.in_hand))
         self._clock.after(WORKER_TTL_SECONDS, self._forget, worker)
 
     def _forget(self, worker: Worker) -> None:
         """Its record has expired."""
+        if worker.is_alive and not worker.is_cut_off:
+            return
+        self._forgotten.add(worker)
         worker.broker.slots -= worker.slots
         for job in self._jobs:
             job.look()
 
-    def _lose_broker(self) -> None:
-        broker, seconds = self._brokers[-1], self._scenario.broker_back_seconds
+    def _mend(self, worker: Worker) -> None:
+        self._clock.after(LINK_BACK_SECONDS, self._be_back, worker)
+
+    def _be_back(self, worker: Worker) -> None:
+        worker.be_back()
+        if worker in self._forgotten:
+            self._forgotten.remove(worker)
+            worker.broker.slots += worker.slots
+            for job in self._jobs:
+                job.look()
+
+    def _lose_broker(self, worker: Worker) -> None:
+        broker, seconds = worker.broker, self._scenario.broker_back_seconds
         broker.fail()
         for job in self._jobs:
             job.lose_broker(broker)

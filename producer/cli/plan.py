@@ -50,7 +50,11 @@ NETWORK_MS = 0.1
 @click.option("--one-host", is_flag=True, help="All processes are on one host, as without a broker.")
 @click.option("--network-ms", type=float, default=NETWORK_MS, show_default=True, help="From host to host, one way.")
 @click.option(
-    "--fail", "fails", metavar="WHAT@P%", help="When P % are done a `worker` dies, for good, or a `broker`, for 10 s."
+    "--fail",
+    "fails",
+    multiple=True,
+    metavar="WHAT@P%",
+    help="When P % are done a `worker` dies, for good, or a `broker`, for 10 s; `link@P%-Q%`: one worker is cut off.",
 )
 @click.option(
     "--costs", type=click.Path(path_type=Path), default=PACKAGED, help="Costs of another machine, as measured there."
@@ -70,7 +74,7 @@ def plan(
     cores_per_host: float | None,
     one_host: bool,
     network_ms: float,
-    fails: str | None,
+    fails: tuple[str, ...],
     costs: Path,
     as_json: bool,
 ) -> None:
@@ -92,7 +96,7 @@ def plan(
         one_host=one_host,
         variation=VARIATION,
         network_ms=0.0 if one_host else network_ms,
-        failure=_failure(fails),
+        failures=[_failure(text) for text in fails],
     )
     found = forecast(scenario, read_costs(costs))
     click.echo(lines(found, scenario))
@@ -117,13 +121,15 @@ def _row_seconds(
     return chunk_seconds / chunk_rows
 
 
-def _failure(text: str | None) -> Failure | None:
-    if text is None:
-        return None
-    share = re.fullmatch(r"(worker|broker)@(\d+(?:\.\d+)?)%", text)
-    if share is None or float(share[2]) >= 100:
-        raise UsageError(f"--fail is {text!r}: give worker@P% or broker@P%, with P less than 100, such as worker@30%")
-    return Failure("worker" if share[1] == "worker" else "broker", float(share[2]) / 100)
+def _failure(text: str) -> Failure:
+    number = r"(\d+(?:\.\d+)?)%"
+    if (share := re.fullmatch(f"(worker|broker)@{number}", text)) and float(share[2]) < 100:
+        return Failure("worker" if share[1] == "worker" else "broker", float(share[2]) / 100)
+    if (shares := re.fullmatch(f"link@{number}-{number}", text)) and float(shares[1]) < float(shares[2]) <= 100:
+        return Failure("link", float(shares[1]) / 100, float(shares[2]) / 100)
+    raise UsageError(
+        f"--fail is {text!r}: give worker@P% or broker@P%, with P less than 100, such as worker@30%, or link@P%-Q%"
+    )
 
 
 def lines(found: Forecast, scenario: Scenario) -> str:
@@ -138,13 +144,18 @@ def lines(found: Forecast, scenario: Scenario) -> str:
         "limit": found.limit,
         "change": "; ".join(found.advice),
     }
-    if found.failure_seconds is not None and scenario.failure:
-        what, costs = scenario.failure, _duration(max(0.0, found.failure_seconds))
-        again = f"{found.chunks_sent_again:,} chunks sent again"
-        parts["failure"] = f"a {what.what} that dies at {what.at:.0%} costs {costs}, {again}"
+    if found.failure_seconds is not None:
+        costs, again = _duration(max(0.0, found.failure_seconds)), f"{found.chunks_sent_again:,} chunks sent again"
+        parts["failure"] = f"{' and '.join(map(_told, scenario.failures))}: costs {costs}, {again}"
     if found.simulated_rows < scenario.rows:
         parts["model"] = f"{found.simulated_rows:,} rows simulated, the rest at their rate"
     return "\n".join(f"{name:<8} {text}" for name, text in parts.items())
+
+
+def _told(failure: Failure) -> str:
+    if failure.what == "link":
+        return f"a worker cut off from {failure.at:.0%} to {failure.until:.0%}"
+    return f"a {failure.what} that dies at {failure.at:.0%}"
 
 
 def _duration(seconds: float) -> str:

@@ -68,6 +68,7 @@ class Runner:
         self.gather: Callable[[], ResultArrays] = self._collector.gather
         self._reporter = JobReporter(context)
         self._resender = Resender(context, self._dispatcher)
+        self._took_all = True  # at the last look; else more are there already
         self._space = SpaceWait(context.id, self._dispatcher)
         self._answers: deque[Answer] = deque()
         self._has_begun, self._cancelled, self._tries = False, False, 0
@@ -126,9 +127,9 @@ class Runner:
                 self._send()
                 if self._is_over():
                     return
-                took_all = self._take_answers()
+                self._take_answers()
                 self._look_around()
-                if took_all:
+                if self._took_all:  # of others the chunks are not late, but this thread is
                     self._resender.late()
                 self._space.look()
                 self._heed_lost()
@@ -172,10 +173,9 @@ class Runner:
             return False
         raise error
 
-    def _take_answers(self) -> bool:
-        """Whether those are all that there were; of others the chunks are not late, but this thread is."""
+    def _take_answers(self) -> None:
         self._answers.extend(self._wait_for_answers())
-        took_all = len(self._answers) < ANSWERS_AT_ONCE
+        self._took_all = len(self._answers) < ANSWERS_AT_ONCE
         try:
             while self._answers:
                 self._collect(self._answers[0])
@@ -183,7 +183,6 @@ class Runner:
         finally:  # what came before a failure is the caller's to keep
             self.context.ledger.damaged = self._channel.damaged
             self._hand_over()
-        return took_all
 
     def _hand_over(self) -> None:
         for part in self._collector.join.pop_ready():
@@ -213,7 +212,7 @@ class Runner:
 
     def _wait_for_answers(self) -> list[Answer]:
         if self._dispatcher.open:
-            if not self.window.is_short:
+            if self._took_all and not self.window.is_short:
                 time.sleep(COLLECT_SECONDS)
             return self._channel.take_answers(self.context.feed.poll_seconds)
         # Nothing can be answered: wait for rows of a stream, or for the caller to take parts.

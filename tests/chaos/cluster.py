@@ -30,7 +30,7 @@ from worker_config.errors import ExitCode
 
 CUT, KILLED, SLOW = "w0", "w1", "w2"
 SLOW_TIMES = 3
-CHUNK_ROWS = 8
+CHUNK_ROWS, COLUMNS = 8, 64
 # After which share of its chunks what happens to a job.
 CUT_AT, KILLED_AT, MENDED_AT = 0.1, 0.25, 0.5
 _LOOK_SECONDS = 0.1
@@ -65,6 +65,7 @@ class Run:
 
     Attributes:
         calls: the runs of its chunks.
+        cut_off: the processes of the host that is cut off.
         first, last: when the first of them began, and the last ended that counted.
     """
 
@@ -72,10 +73,16 @@ class Run:
     ledger: Ledger
     calls: list[Call]
     marks: Marks
+    cut_off: frozenset[int]
 
     @property
     def first(self) -> float:
         return min(call.begun for call in self.calls)
+
+    @property
+    def back(self) -> float:
+        """When the host that was cut off began a chunk again."""
+        return min(call.begun for call in self.calls if call.pid in self.cut_off and call.begun > self.marks.mended)
 
     @property
     def last(self) -> float:
@@ -164,7 +171,7 @@ class Cluster:
         finally:
             celeriac.stop()
         np.testing.assert_array_equal(outputs, np.tile(rows, WIDER))
-        return Run(job, _ledger(ended, len(rows)), self.calls.read(), marks)
+        return Run(job, _ledger(ended, len(rows)), self.calls.read(), marks, frozenset(self.pids_of(CUT)))
 
     def _injure(self) -> Marks:
         """Let happen what is to happen, as the job gets on."""
@@ -212,7 +219,7 @@ class Cluster:
 
     def _rows(self) -> np.ndarray:
         """Random rows, of which the first value tells the number."""
-        rows = np.random.default_rng(self._runs).random((self.size.chunks * CHUNK_ROWS, 64), np.float32)
+        rows = np.random.default_rng(self._runs).random((self.size.chunks * CHUNK_ROWS, COLUMNS), np.float32)
         rows[:, 0] = np.arange(len(rows)) / NUMBERS
         return rows
 

@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
 
 def test_chunks_of_a_dead_worker_are_run_again() -> None:
     usual = run(SLEEPING, USUAL)
-    outcome = run(replace(SLEEPING, failure=Failure("worker", 0.5)), USUAL)
+    outcome = run(replace(SLEEPING, failures=[Failure("worker", 0.5)]), USUAL)
 
     # All that it held: its slots' chunks, and at most one more.
     assert 8 <= outcome.chunks_again <= 9
@@ -161,11 +161,34 @@ def test_chunks_of_a_dead_worker_are_run_again() -> None:
 def test_a_broker_that_comes_back_costs_its_absence_and_its_chunks_are_sent_again() -> None:
     scenario = replace(SLEEPING, brokers=2, broker_back_seconds=3.0)
     usual = run(scenario, USUAL)
-    outcome = run(replace(scenario, failure=Failure("broker", 0.5)), USUAL)
+    outcome = run(replace(scenario, failures=[Failure("broker", 0.5)]), USUAL)
 
     assert outcome.chunks_again > 0
     assert outcome.rows_by_time[-1][1] == scenario.rows
     assert usual.seconds + 1.0 < outcome.seconds < usual.seconds + 3.0 + 2.0 + 1.0
+
+
+def test_a_worker_that_is_cut_off_is_missed_until_it_is_back() -> None:
+    usual = run(SLEEPING, USUAL)
+    outcome = run(replace(SLEEPING, failures=[Failure("link", 0.25, 0.75)]), USUAL)
+
+    assert 8 <= outcome.chunks_again <= 9
+    assert outcome.rows_by_time[-1][1] == SLEEPING.rows
+    # Half of the chunks on half of the slots.
+    assert 1.4 * usual.seconds < outcome.seconds < 1.5 * usual.seconds + 2.0
+
+
+def test_several_things_fail_one_after_the_other() -> None:
+    failures = [Failure("worker", 0.5), Failure("link", 0.1, 0.4, worker=0)]
+    outcome = run(replace(SLEEPING, failures=failures), USUAL)
+    assert outcome.rows_by_time[-1][1] == SLEEPING.rows
+    assert outcome.chunks_again > 9, "more than one of them held"
+
+
+def test_the_slots_of_a_slow_worker_take_as_many_times_as_long() -> None:
+    outcome = run(replace(SLEEPING, slower={1: 3.0}), USUAL)
+    # A slot and a third of one, of each two.
+    assert outcome.seconds == pytest.approx(1.5 * run(SLEEPING, USUAL).seconds, rel=0.1)
 
 
 def test_small_payloads_ride_in_messages_and_large_ones_go_by_redis() -> None:
@@ -218,7 +241,8 @@ def test_what_is_told_to_change_lifts_the_limit(limit: str, scenario: Scenario, 
         ({"workers": 17}, "17 workers have only 16 slots"),
         ({"brokers": 3}, "3 brokers have only 2 workers"),
         ({"producers": 401}, "401 producers have only 400 rows"),
-        ({"workers": 1, "failure": Failure("worker", 0.5)}, "the only worker"),
+        ({"workers": 1, "failures": [Failure("worker", 0.5)]}, "the only worker"),
+        ({"workers": 1, "failures": [Failure("link", 0.2, 0.5)]}, "the only worker cannot be cut off"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, float], says: str) -> None:
