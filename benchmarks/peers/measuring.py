@@ -28,7 +28,7 @@ from benchmarks.peers.works import Stage
 
 MOST_SECONDS = 300.0
 _EVERY_SECONDS = 0.25
-_MOST_RUNS = 5
+_MOST_RUNS = 3
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -61,7 +61,7 @@ class CannotError(Exception):
 
 
 def visit(system: System, stage: Stage, processes: int, log: Path, warm_seconds: float) -> Visit:
-    """Start the system, give it the work once, then again until all runs together have taken so long, five at most.
+    """Start the system, give it the work once, then again until all runs together have taken so long, three at most.
 
     Every output is checked, outside the clock.
     """

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.systems import work
-from benchmarks.peers.works import TOLERANCE
+from benchmarks.peers.works import ALLOWED
 from benchmarks.stage import rival_system
 from producer import Client, local
 from producer.training import tf_dataset
 
 SETTINGS = {
     "system": "local(...): a private Redis and a worker with a child for each processor, one thread each",
-    "manifest": "path and batch_rows; for 655 MB of weights prefer = memory; for bfloat16 precision and tolerance",
+    "manifest": "path and batch_rows; for 655 MB of weights prefer = memory; for bfloat16 precision, and tolerance"
+    " or, of classes, agreement",
     "executors": "chosen by the worker at its first start, which the first column of starts has in it; else kept",
     "failures": "on_error = fill",
 }
@@ -79,7 +80,7 @@ def manifest(order: work.Order, variant: str) -> str:
         table["prefer"] = "memory"
     lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
     if variant == "bfloat16":
-        lines += ['precision = ["bfloat16"]', f"tolerance = {TOLERANCE}"]
+        lines += ['precision = ["bfloat16"]', f"{order['bfloat16']} = {ALLOWED[order['bfloat16']]}"]
     return "\n".join(["[models.model]", *lines, ""])
 
 

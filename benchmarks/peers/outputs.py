@@ -6,6 +6,7 @@ OUTPUT.npy, in the rows' order, or OUTPUT.parquet/ with `id` and `output` --> an
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,21 +57,27 @@ def _flat(column: pa.ChunkedArray) -> Values:
     return column.to_numpy().astype(np.float32, copy=False)
 
 
-def check_rows(output: Path, expected: Values, tolerance: float | None) -> None:
+def check_rows(output: Path, expected: Values, allowed: Mapping[str, float]) -> None:
     """Hold all rows against `expected`.
 
     Args:
         output: the path of the order.
         expected: of all rows, in order.
-        tolerance: None is that of float32; else of the spread of outputs over the rows.
+        allowed: of a lower precision, by its name in the manifest; nothing is what float32 may be off by.
 
     Raises:
         WrongOutputError: a row is missing, doubled or wrong; the text tells the first.
     """
     found = read_output(output, len(expected), expected.shape[1:])
-    if tolerance is None:
+    if not allowed:
         check_equal(found, expected, exactly=False)
         return
+    if "agreement" in allowed:
+        agreement = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+        if agreement < allowed["agreement"]:
+            raise WrongOutputError(f"{agreement:.1%} of the rows are of the same class, not {allowed['agreement']:.1%}")
+        return
+    tolerance = allowed["tolerance"]
     error = np.abs(found - expected).max(axis=tuple(range(1, expected.ndim))) / expected.std(axis=0).max()
     if not (error <= tolerance).all():
         row = int(np.flatnonzero(~(error <= tolerance))[0])

@@ -46,7 +46,7 @@ def output(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
 def test_right_outputs_pass(output: Path, write: type, shape: tuple[int, ...]) -> None:
     write(output, EXPECTED)
-    check_rows(output, EXPECTED.reshape(ROWS, *shape), None)
+    check_rows(output, EXPECTED.reshape(ROWS, *shape), {})
     assert right_rows(output, EXPECTED).tolist() == list(range(ROWS))
 
 
@@ -56,7 +56,7 @@ def test_a_wrong_row_is_noticed(output: Path, write: type) -> None:
     values[4, 1] += 0.01
     write(output, values)
     with pytest.raises(WrongOutputError, match="row 4 is"):
-        check_rows(output, EXPECTED, None)
+        check_rows(output, EXPECTED, {})
     assert right_rows(output, EXPECTED).tolist() == [0, 1, 2, 3, 5]
 
 
@@ -65,23 +65,33 @@ def test_a_lower_precision_has_its_own_limit(output: Path, value: float) -> None
     values = EXPECTED.copy()
     values[4, 1] += 0.1
     write_array(output, values)
-    check_rows(output, EXPECTED, 0.1)
+    check_rows(output, EXPECTED, {"tolerance": 0.1})
     values[4, 1] += value
     write_array(output, values)
     with pytest.raises(WrongOutputError, match="row 4 deviates"):
-        check_rows(output, EXPECTED, 0.1)
+        check_rows(output, EXPECTED, {"tolerance": 0.1})
+
+
+def test_classes_may_differ_in_few_rows(tmp_path: Path) -> None:
+    expected = np.eye(ROWS, 4, dtype=np.float32)
+    found = expected.copy()
+    found[0] = [0, 1, 0, 0]
+    np.save(tmp_path / "out.npy", found)
+    check_rows(tmp_path / "out", expected, {"agreement": (ROWS - 1) / ROWS})
+    with pytest.raises(WrongOutputError, match="of the same class"):
+        check_rows(tmp_path / "out", expected, {"agreement": 1.0})
 
 
 def test_a_missing_row_is_noticed(output: Path) -> None:
     write_array(output, EXPECTED[:-1])
     with pytest.raises(WrongOutputError, match="5 rows, not 6; row 5 is missing"):
-        check_rows(output, EXPECTED, None)
+        check_rows(output, EXPECTED, {})
 
 
 def test_a_missing_row_is_noticed_where_rows_have_numbers(output: Path) -> None:
     write_parquet(output, np.delete(EXPECTED, 2, axis=0), [0, 1, 3, 4, 5])
     with pytest.raises(WrongOutputError, match="5 rows, not 6; row 2 is missing"):
-        check_rows(output, EXPECTED, None)
+        check_rows(output, EXPECTED, {})
     assert right_rows(output, EXPECTED).tolist() == [0, 1, 3, 4, 5]
 
 
@@ -89,13 +99,13 @@ def test_a_doubled_row_is_noticed(output: Path) -> None:
     ids = [0, 1, 2, 2, 4, 5]
     write_parquet(output, EXPECTED[ids], ids)
     with pytest.raises(WrongOutputError, match="row 2 comes twice"):
-        check_rows(output, EXPECTED, None)
+        check_rows(output, EXPECTED, {})
     assert right_rows(output, EXPECTED).tolist() == [0, 1, 4, 5]
 
 
 def test_no_output_is_noticed(output: Path) -> None:
     with pytest.raises(WrongOutputError, match="there is no output"):
-        check_rows(output, EXPECTED, None)
+        check_rows(output, EXPECTED, {})
     assert len(right_rows(output, EXPECTED)) == 0
 
 
@@ -104,7 +114,7 @@ def test_an_output_that_is_null_is_noticed(output: Path) -> None:
     folder.mkdir()
     pq.write_table(pa.table({"id": range(ROWS), "output": [None, *map(float, range(1, ROWS))]}), folder / "a.parquet")
     with pytest.raises(WrongOutputError, match="1 outputs are null"):
-        check_rows(output, np.arange(ROWS, dtype=np.float32), None)
+        check_rows(output, np.arange(ROWS, dtype=np.float32), {})
 
 
 @pytest.mark.parametrize(
