@@ -154,7 +154,7 @@ class Simulation:
 
     def _forget(self, worker: Worker) -> None:
         """Its record has expired."""
-        if worker.is_alive and not worker.is_cut_off:
+        if worker in self._forgotten or (worker.is_alive and not worker.is_cut_off):
             return
         self._forgotten.add(worker)
         worker.broker.slots -= worker.slots
@@ -165,6 +165,8 @@ class Simulation:
         self._clock.after(LINK_BACK_SECONDS, self._be_back, worker)
 
     def _be_back(self, worker: Worker) -> None:
+        if not worker.is_alive:
+            return
         worker.be_back()
         if worker in self._forgotten:
             self._forgotten.remove(worker)

@@ -185,6 +185,14 @@ def test_several_things_fail_one_after_the_other() -> None:
     assert outcome.chunks_again > 9, "more than one of them held"
 
 
+def test_a_worker_that_dies_while_it_is_cut_off_does_not_come_back() -> None:
+    scenario = replace(SLEEPING, rows=1_200)
+    dead = run(replace(scenario, failures=[Failure("worker", 0.1)]), USUAL)
+    both = run(replace(scenario, failures=[Failure("worker", 0.1), Failure("link", 0.05, 0.3)]), USUAL)
+    assert both.rows_by_time[-1][1] == scenario.rows
+    assert both.seconds == pytest.approx(dead.seconds, rel=0.1)
+
+
 def test_the_slots_of_a_slow_worker_take_as_many_times_as_long() -> None:
     usual, outcome = run(SLEEPING, USUAL), run(replace(SLEEPING, slower={1: 3.0}), USUAL)
     # A slot and a third of one, of each two; and at the end slow ones that others wait for.
