@@ -74,7 +74,7 @@ class Dispatcher:
         self.window = Window(len(spec.slots))
         self._balancer = LoadBalancer(spec.slots, context.channel.is_up)
         self._models = spec.models
-        self._is_new = True
+        self._sent_at_look = -1
         write_to = spec.options.write_to
         folder = write_to if isinstance(write_to, FolderReply) else None
         self._reply = folder or choose_reply(spec.store, spec.slots, context.channel.settings)
@@ -82,8 +82,9 @@ class Dispatcher:
     def use(self, slots: Sequence[SlotRecord]) -> None:
         """Send to the workers of these slots from now on, as much as Redis has room for, and the job's share is."""
         counts = Counter(slot.queue for slot in slots)
-        # Without chunks of its own, as when its rows are slow to come, it takes nothing from others.
-        wants, self._is_new = self.open or self._is_new, False
+        # Without chunks of its own since the last look, as when its rows are slow to come, it takes nothing from others.
+        sent = self._context.ledger.chunks_sent
+        wants, self._sent_at_look = self.open or sent != self._sent_at_look, sent
         weight, seconds = self._context.record.weight, self.window.mean_seconds
         shares = self._channel.shares(counts, weight, seconds) if wants else {}
         if shares:

@@ -47,7 +47,7 @@ def read_turns(client: redis.Redis, job_ids: Collection[str]) -> dict[str, Turn]
 def _share(entry: bytes) -> float | None:
     """As `share_queue.lua` writes it; None of a job that gave no sign of life, or where it cannot be read."""
     try:
-        _, until, share, _ = entry.split()
+        _, until, share = entry.split()[:3]
         return float(share) if int(until) > time.time() else None
     except ValueError:
         return None

@@ -176,8 +176,8 @@ def test_a_job_of_shorter_chunks_has_more_of_them(shared: System, server: redis.
     assert queues.share(server, QUEUE, "short", 4.0, 0.1) == pytest.approx(0.5 * 0.25 / 0.1)
     assert queues.share(server, QUEUE, "long", 4.0, 0.4) == pytest.approx(0.5 * 0.25 / 0.4)
     left = Left(shared, 200, 8.0)  # of which nothing is known
-    share = 0.5 * (0.25 * 0.4 + 0.25 * 0.1 + 0.5 * 0.25) / 0.25
-    assert waiting(server) == round(share * 4 * CHUNKS_PER_SLOT)
+    assert waiting(server) == round(0.5 * 4 * CHUNKS_PER_SLOT)
+    assert queues.share(server, QUEUE, "short", 4.0, 0.1) == pytest.approx(0.25 * (0.25 * 0.4 + 0.75 * 0.1) / 0.1)
     run(server, 40)
     assert float(cast("bytes", server.hget(keys.job(left.id), "chunk_seconds"))) == pytest.approx(0.1)
 
