@@ -82,7 +82,7 @@ class Dispatcher:
     def use(self, slots: Sequence[SlotRecord]) -> None:
         """Send to the workers of these slots from now on, as much as Redis has room for, and the job's share is."""
         counts = Counter(slot.queue for slot in slots)
-        # Without chunks of its own since the last look, as when its rows are slow to come, it takes nothing from others.
+        # Without chunks of its own since then, as when its rows are slow to come, it takes nothing from others.
         sent = self._context.ledger.chunks_sent
         wants, self._sent_at_look = self.open or sent != self._sent_at_look, sent
         weight, seconds = self._context.record.weight, self.window.mean_seconds
