@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,15 +82,24 @@ def _runs(pid: int) -> bool:
 
 
 class Idleness:
-    """Whether nobody runs a chunk, at many looks in a row: between two chunks children are idle for a moment."""
+    """Whether nobody runs a chunk, at many looks in a row: between two chunks children are idle for a moment.
 
-    LOOKS = 15
+    Of a job beside which others never end: whether so many chunks were run, and it is no further.
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
-        self._idle = 0
+    Args:
+        how_far: that job is.
+    """
+
+    LOOKS, CHUNKS = 15, 300
+
+    def __init__(self, calls: Calls, how_far: Callable[[], int] | None = None) -> None:
+        self._calls, self._how_far = calls, how_far
+        self._idle, self._far, self._since = 0, -1, 0
 
     def __call__(self) -> bool:
         began = len(self._calls.all)
         self._idle = 0 if self._calls.open() or len(self._calls.all) > began else self._idle + 1
-        return self._idle >= self.LOOKS
+        if self._how_far and (far := self._how_far()) != self._far:
+            self._far, self._since = far, len(self._calls.all)
+        others_go_on = self._how_far is not None and len(self._calls.all) >= self._since + self.CHUNKS
+        return others_go_on or self._idle >= self.LOOKS

@@ -179,8 +179,9 @@ def _stands_still(pid: int) -> bool:
 
 def further(scene: Scene, injury: Injury, times: int = 1) -> Condition:
     """So many chunks more are predicted; or nobody has anything to do, because it all waits for this to be over."""
-    until, idle = scene.predicted_chunks() + times * injury.hold, Idleness(scene.calls)
-    return lambda: scene.is_over() or scene.predicted_chunks() >= until or idle()
+    far = scene.predicted_chunks
+    until, idle = far() + times * injury.hold, Idleness(scene.calls, far)
+    return lambda: scene.is_over() or far() >= until or idle()
 
 
 def _at_once_or_later(scene: Scene, injury: Injury) -> Condition:

@@ -26,7 +26,7 @@ LINK_HOLD = 5
 def producer_stopped(scene: Scene, injury: Injury) -> Course:
     pid = scene.stop_producer()
     wait_until(lambda: has_status(pid, psutil.STATUS_STOPPED), "the producer stands still")
-    yield Idleness(scene.calls)
+    yield Idleness(scene.calls, scene.predicted_chunks)
     scene.continue_producer()
     wait_until(lambda: not has_status(pid, psutil.STATUS_STOPPED), "the producer goes on")
 
