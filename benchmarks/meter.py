@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -17,11 +20,11 @@ class Load:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._all, self._ours = _busy_seconds(), _our_seconds()
+        self._all, self._ours = _busy_seconds(), our_times()
 
     def since(self) -> tuple[float, float]:
         """Processor seconds of ours, Redis and workers included; and the share of all processors that others took."""
-        ours = _our_seconds() - self._ours
+        ours = seconds_between(self._ours, our_times())
         others = _busy_seconds() - self._all - ours
         return ours, max(0.0, others / (time.monotonic() - self._started) / os.cpu_count())  # type: ignore[operator]
 
@@ -42,13 +45,40 @@ def _busy_seconds() -> float:
     return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-def _our_seconds() -> float:
+class Times(NamedTuple):
+    """Processor seconds of a process so far: its own; those of children that have ended and were waited for."""
+
+    own: float
+    waited_for: float
+    parent: int
+
+
+def our_times() -> dict[tuple[int, float], Times]:
+    """Of this process and all below it, by pid and start."""
     this = psutil.Process()
-    total = 0.0
+    found: dict[tuple[int, float], Times] = {}
     for process in [this, *this.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
-            # Of children too: those that have ended and were waited for count there, and only there.
-            total += sum(process.cpu_times()[:4])
+            times = process.cpu_times()
+            found[process.pid, process.create_time()] = Times(sum(times[:2]), sum(times[2:4]), process.ppid())
+    return found
+
+
+def seconds_between(before: Mapping[tuple[int, float], Times], after: Mapping[tuple[int, float], Times]) -> float:
+    """What was used meanwhile; of processes that nobody waited for, nothing is known once they have ended."""
+    living, parents = {pid for pid, _ in after}, {pid: one.parent for (pid, _), one in before.items()}
+    # Whoever waits for a process is told all of its time, that from before included.
+    told: defaultdict[int, float] = defaultdict(float)
+    for key, ended in before.items():
+        if key not in after:
+            parent = ended.parent
+            while parent not in living and parent in parents:
+                parent = parents[parent]
+            told[parent] += ended.own + ended.waited_for
+    total = 0.0
+    for key, now in after.items():
+        then = before.get(key, Times(0.0, 0.0, 0))
+        total += now.own - then.own + max(0.0, now.waited_for - then.waited_for - told[key[0]])
     return total
 
 

@@ -93,7 +93,6 @@ class Stage:
     Attributes:
         place: its folder.
         rows: how many there are.
-        quick: whether it is need in their environment for it.
         expected: of all rows, in order.
         quick: in small sizes.
     """

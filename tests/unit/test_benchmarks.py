@@ -15,7 +15,7 @@ import pytest
 from benchmarks import harness, memory_job, report
 from benchmarks.__main__ import QUESTIONS
 from benchmarks.harness import Arm, Comparison, Trial, WrongOutputError, bootstrap, check_equal, compare, ratios
-from benchmarks.meter import Load, Memory
+from benchmarks.meter import Load, Memory, Times, seconds_between
 
 
 def nothing(*_: object) -> None:
@@ -208,6 +208,25 @@ def test_the_load_has_our_own_work_in_it() -> None:
         sum(range(10_000))
 
     assert load.since()[1] >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("waited_for", "seconds"),
+    [
+        (7.0, 2.0 + 3.0),  # 4 seconds of it were before
+        (0.0, 2.0),  # nobody has waited for it
+    ],
+)
+def test_what_a_process_used_before_does_not_count_when_it_has_ended(waited_for: float, seconds: float) -> None:
+    before = {(1, 0.5): Times(10.0, 0.0, 0), (2, 0.6): Times(0.5, 0.5, 1), (3, 0.7): Times(3.0, 0.0, 2)}
+    assert seconds_between(before, {(1, 0.5): Times(12.0, waited_for, 0)}) == seconds
+
+
+def test_a_process_that_has_begun_counts_whole() -> None:
+    assert (
+        seconds_between({(1, 0.5): Times(1.0, 0.0, 0)}, {(1, 0.5): Times(1.0, 0.0, 0), (1, 0.9): Times(2.0, 1.0, 1)})
+        == 3
+    )
 
 
 def test_a_report_is_a_line_of_json_and_a_table(
