@@ -50,6 +50,14 @@ def wait_for_exit(process: _Process, every_seconds: float = 0.02) -> int:
     return code
 
 
+def has_status(pid: int, status: str) -> bool:
+    """Whether a process is there, and so."""
+    try:
+        return psutil.Process(pid).status() == status
+    except psutil.NoSuchProcess:
+        return False
+
+
 def slowdown() -> float:
     """How many times longer than by itself work takes here now, as others use the machine too; at least 1.
 

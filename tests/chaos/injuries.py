@@ -22,7 +22,7 @@ from tests.chaos.calls import Idleness
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Injury, Kind
 from tests.seals import opened_answer, push
-from tests.waiting import descendants_of, is_alive, wait_until
+from tests.waiting import descendants_of, has_status, is_alive, wait_until
 
 Condition = Callable[[], object]
 Course = Iterator[Condition]
@@ -162,14 +162,6 @@ def pick(those: Sequence[T], injury: Injury) -> T:
     """The one of them that it happens to."""
     assert those
     return those[int(injury.pick * len(those))]
-
-
-def has_status(pid: int, status: str) -> bool:
-    """Whether a process is there, and so."""
-    try:
-        return psutil.Process(pid).status() == status
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _stands_still(pid: int) -> bool:

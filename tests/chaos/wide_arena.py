@@ -10,10 +10,12 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from tests.chaos.arena import Arena
 from tests.link import Link
 from tests.systems import REPOSITORY, Worker
-from tests.waiting import wait_until
+from tests.waiting import has_status, wait_until
 
 DISK_BYTES = 256 * 2**20
 _UMOUNT = ("umount", "-l")
@@ -48,13 +50,16 @@ class WideArena(Arena):
         return worker
 
     def step_clock(self, worker: Worker, seconds: float) -> None:
-        """Let a worker's wall clock be so far from the right one, and see that the worker has seen it."""
+        """Let a worker's wall clock be so far from the right one, and see that the worker, unless it stands still, has
+        seen it."""
         clock = self._clocks[worker.pid]
         with clock.open("r+b") as file:
             file.write(struct.pack("d", seconds))
 
         def seen() -> bool:
-            return worker.process.poll() is not None or struct.unpack("dd", clock.read_bytes())[1] == seconds
+            if worker.process.poll() is not None or has_status(worker.pid, psutil.STATUS_STOPPED):
+                return True
+            return bool(struct.unpack("dd", clock.read_bytes())[1] == seconds)
 
         wait_until(seen, "the worker has looked at its clock")
 

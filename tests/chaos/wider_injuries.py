@@ -9,11 +9,11 @@ import pytest
 import redis
 
 from tests.chaos.calls import Idleness
-from tests.chaos.injuries import ANSWERS_TTL_SECONDS, MARKER, Course, at_once, further, has_status, pick
+from tests.chaos.injuries import ANSWERS_TTL_SECONDS, MARKER, Course, at_once, further, pick
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Injury, Kind
 from tests.chaos.wide_arena import WideArena
-from tests.waiting import wait_until
+from tests.waiting import has_status, wait_until
 
 # By the draw of how long an injury holds.
 CLOCK_STEPS = (-86_400.0, -3_600.0, -60.0, 60.0, 3_600.0, 86_400.0)
