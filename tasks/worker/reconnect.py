@@ -33,6 +33,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         super().__init__(*args, **options)
         message_cost.make_cheap(self.hub, self.pool)
 
+    def on_close(self) -> None:
+        """Let go of the connection: kombu has the loop look at each that there was, at every turn."""
+        super().on_close()
+        self.hub.on_tick -= {look for look in self.hub.on_tick if look.__module__ == Transport.__module__}
+
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes."""
         ensure = conn.ensure_connection
