@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,42 @@ def read_zarr(path: Path) -> dict[str, Any]:
     if isinstance(node, zarr.Array):
         return {"output": node[:]}
     return {name: member[:] for name, member in node.members(max_depth=None) if isinstance(member, zarr.Array)}
+
+
+@contextmanager
+def zarr_reader(read: Callable[[], Mapping[str, np.ndarray]], whole: Path) -> Iterator[set[int]]:
+    """Read what there is of a store, again and again, until the block ends; the lengths that arrays had meanwhile.
+
+    `read` raises FileNotFoundError as long as there is nothing; what it will be in the end is `whole`.
+    """
+    over, found, seen, expected = threading.Event(), list[str](), set[int](), read_zarr(whole)
+
+    def look() -> None:
+        most = dict.fromkeys(expected, 0)
+        try:
+            while not over.wait(0.001):
+                try:
+                    arrays = read()
+                except FileNotFoundError:
+                    assert not any(most.values()), "what was there stays"
+                    continue
+                assert arrays.keys() == expected.keys()
+                for name, array in arrays.items():
+                    np.testing.assert_array_equal(array, expected[name][: len(array)])
+                    assert len(array) >= most[name], "what was there stays"
+                    most[name] = len(array)
+                    seen.add(len(array))
+        except BaseException as error:
+            found.append(repr(error))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+    assert found == []
 
 
 def read_jsonl(path: Path) -> dict[str, Any]:

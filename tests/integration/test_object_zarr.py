@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -27,7 +25,7 @@ from tests.integration.test_object_outputs import fetched, names_beneath
 from tests.integration.test_zarr_writes import BLOCK_ROWS, CHUNK_BYTES, MORE_STEPS
 from tests.object_stores import ObjectStore
 from tests.output_sets import assert_same
-from tests.sink_outputs import read_zarr
+from tests.sink_outputs import read_zarr, zarr_reader
 from tests.split_writes import STEPS, predict, rows_with, stepped, writing
 from tests.systems import System
 from tests.waiting import wait_until
@@ -95,40 +93,6 @@ def assert_same_as_file(out: str, file: Path) -> None:
     assert_same(fetched(out, file.parent / "fetched") / "set.zarr", file)
 
 
-@contextmanager
-def reader_of(store: ObjectStore, url: str, whole: Path) -> Iterator[set[int]]:
-    """Read what there is, again and again, until the end of the block; the lengths that arrays had meanwhile."""
-    over, found, seen, expected = threading.Event(), list[str](), set[int](), read_zarr(whole)
-
-    def look() -> None:
-        most = dict.fromkeys(expected, 0)
-        try:
-            while not over.wait(0.001):
-                try:
-                    root = opened(store, url)
-                except FileNotFoundError:
-                    assert not any(most.values()), "what was there stays"
-                    continue
-                arrays = arrays_of(root)
-                assert arrays.keys() == expected.keys()
-                for name, array in arrays.items():
-                    np.testing.assert_array_equal(array, expected[name][: len(array)])
-                    assert len(array) >= most[name], "what was there stays"
-                    most[name] = len(array)
-                    seen.add(len(array))
-        except BaseException as error:
-            found.append(repr(error))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-    assert found == []
-
-
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
 def test_a_store_of_many_blocks_is_the_one_that_the_producer_writes(
     client: Client, store: ObjectStore, out: str, tmp_path: Path, on_error: OnError
@@ -137,7 +101,7 @@ def test_a_store_of_many_blocks_is_the_one_that_the_producer_writes(
     data = rows_with(raising, dropped=[1, 500, *range(1_280, 1_536)])
     whole, output = tmp_path / "file.zarr", f"{out}/set.zarr"
     expected = predict(client, "all_kinds", data, whole, on_error=on_error, in_parts=False)
-    with reader_of(store, output, whole) as seen:
+    with zarr_reader(lambda: arrays_of(opened(store, output)), whole) as seen:
         summary = predict(client, "all_kinds", data, output, on_error=on_error, part_bytes=20_000, sync_seconds=0.0)
         wait_until(lambda: seen, "somebody has looked")
     assert_same_as_file(out, whole)
@@ -174,7 +138,7 @@ def _stops(sink: Sink, part: Part) -> None:
 def test_a_run_that_was_stopped_is_continued(client: Client, store: ObjectStore, out: str, tmp_path: Path) -> None:
     data, whole, output = rows_with(), tmp_path / "file.zarr", f"{out}/set.zarr"
     predict(client, "all_kinds", data, whole, in_parts=False)
-    with reader_of(store, output, whole) as seen:
+    with zarr_reader(lambda: arrays_of(opened(store, output)), whole) as seen:
         with patch.object(Sink, "write", _stops), pytest.raises(PredictionFailedError, match="continue with --resume"):
             predict(client, "all_kinds", data, output, part_bytes=20_000, sync_seconds=0.0)
         wait_until(lambda: seen, "the first rows are there")

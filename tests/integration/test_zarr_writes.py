@@ -5,9 +5,7 @@ Blocks are small, so that an output has many: chunks of the job, blocks and Zarr
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from producer.sources import from_batches
 from tasks.outputs import zarr as zarr_module
 from tasks.protocol.messages import OnError
 from tests.output_sets import assert_same, files_of
-from tests.sink_outputs import read_zarr
+from tests.sink_outputs import read_zarr, zarr_reader
 from tests.split_writes import CHUNK_ROWS, STEPS, predict, rows_with, stepped, write_part, writing
 from tests.systems import System
 from tests.waiting import wait_until
@@ -65,37 +63,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zarr_module, "ZARR_BLOCK_BYTES", 16_384)
 
 
-@contextmanager
-def reader_of(store: Path, whole: Path) -> Iterator[set[int]]:
-    """Read what there is, again and again, until the end of the block; the lengths that arrays had meanwhile."""
-    over, found, seen, expected = threading.Event(), list[str](), set[int](), read_zarr(whole)
-
-    def look() -> None:
-        most = dict.fromkeys(expected, 0)
-        try:
-            while not over.wait(0.001):
-                if not (store / "zarr.json").exists():
-                    continue
-                arrays = read_zarr(store)
-                assert arrays.keys() == expected.keys()
-                for name, array in arrays.items():
-                    np.testing.assert_array_equal(array, expected[name][: len(array)])
-                    assert len(array) >= most[name], "what was there stays"
-                    most[name] = len(array)
-                    seen.add(len(array))
-        except BaseException as error:
-            found.append(repr(error))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-    assert found == []
-
-
 @pytest.mark.parametrize("on_error", ["skip", "fill"])
 def test_a_store_of_many_blocks_is_the_one_that_the_producer_writes(
     client: Client, out: Path, on_error: OnError
@@ -104,7 +71,7 @@ def test_a_store_of_many_blocks_is_the_one_that_the_producer_writes(
     data = rows_with(raising, dropped=[1, 500, *range(1_280, 1_536)])
     whole, store = out / "file.zarr", out / "set.zarr"
     expected = predict(client, "all_kinds", data, whole, on_error=on_error, in_parts=False)
-    with reader_of(store, whole) as seen:
+    with zarr_reader(lambda: read_zarr(store), whole) as seen:
         summary = predict(client, "all_kinds", data, store, on_error=on_error, sync_seconds=0.0)
     assert_same(store, whole)
     assert summary.fill == expected.fill
@@ -162,7 +129,7 @@ def test_a_run_that_was_stopped_is_continued(
     data = rows_with([200], dropped=range(300, 333))
     whole, store = out / "file.zarr", out / "set.zarr"
     predict(client, "all_kinds", data, whole, on_error="skip", in_parts=False)
-    with reader_of(store, whole) as seen:
+    with zarr_reader(lambda: read_zarr(store), whole) as seen:
         with monkeypatch.context() as patch:
             patch.setattr(Sink, "write", stops)
             with pytest.raises(PredictionFailedError, match="continue with --resume"):
