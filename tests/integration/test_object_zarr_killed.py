@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,14 @@ from tests.integration.test_object_outputs import fetched, names_beneath
 from tests.integration.test_object_zarr import arrays_of, opened
 from tests.object_stores import ObjectStore
 from tests.output_sets import files_of
-from tests.unit.test_zarr_store import OLD, OUTPUTS, ROWS, Killed, made
+from tests.unit.test_zarr_store import OLD, OUTPUTS, ROWS, Killed, killed_at, made
 from worker_config.object_urls import object_url
 
 __all__ = ["made"]
 
 ROOT = "s3://rows/killed"
+# Those that change something.
+REQUESTS = "put", "copy", "delete"
 
 
 @pytest.fixture(autouse=True)
@@ -87,30 +87,6 @@ def _send(folder: Path, url: str) -> None:
             objects.put(object_url(f"{url}/{path.relative_to(folder)}"), path)
 
 
-@contextmanager
-def killed_at(moment: int) -> Iterator[None]:
-    """End at the request that changes something and is so many later than the first."""
-    changes, lock = 0, threading.Lock()
-
-    def step(call: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **more: Any) -> Any:
-            nonlocal changes
-            if args[0] == []:
-                return None
-            with lock:
-                changes += 1
-                if changes > moment:
-                    raise Killed
-            return call(*args, **more)
-
-        return changed
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("put", "copy", "delete"):
-            patch.setattr(objects, name, step(getattr(objects, name)))
-        yield
-
-
 # SeaweedFS lists folders in which nothing is any more.
 @pytest.mark.filterwarnings("ignore:Object at c is not recognized as a component")
 @pytest.mark.parametrize("over_old", [False, True], ids=["new", "in-the-place-of-another"])
@@ -123,7 +99,7 @@ def test_whenever_it_is_killed_it_goes_on_and_nobody_sees_it(
     for moment in range(10_000):
         place = Place(f"{ROOT}/{over_old}/{moment}", made, old)
         try:
-            with killed_at(moment):
+            with killed_at(moment, objects, REQUESTS):
                 place.run()
             break
         except Killed:

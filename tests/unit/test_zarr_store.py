@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,23 +116,26 @@ class Place:
 
 
 @contextmanager
-def killed_at(moment: int) -> Iterator[None]:
-    """End at the change of a name that is so many later than the first."""
-    changes = 0
+def killed_at(moment: int, changed: Any = os, names: Sequence[str] = ("rename", "unlink", "rmdir")) -> Iterator[None]:
+    """End at the change, a call of one of these functions of a module, that is so many later than the first."""
+    changes, lock = 0, threading.Lock()
 
     def step(call: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **more: Any) -> Any:
+        def change(*args: Any, **more: Any) -> Any:
             nonlocal changes
-            changes += 1
-            if changes > moment:
-                raise Killed
+            if args[0] == []:  # of no objects
+                return None
+            with lock:
+                changes += 1
+                if changes > moment:
+                    raise Killed
             return call(*args, **more)
 
-        return changed
+        return change
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("rename", "unlink", "rmdir"):
-            patch.setattr(os, name, step(getattr(os, name)))
+        for name in names:
+            patch.setattr(changed, name, step(getattr(changed, name)))
         yield
 
 
