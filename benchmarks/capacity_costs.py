@@ -23,9 +23,6 @@ from benchmarks.harness import is_quiet
 from benchmarks.report import Finding, control, report
 from benchmarks.stage import folder
 from producer.capacity.costs import PACKAGED, Costs, Work
-from producer.scheduling.open_chunk import OpenChunk
-from producer.scheduling.stragglers import Stragglers
-from tasks.protocol.messages import WRITTEN_VERSION, ChunkMessage, InlineRef
 
 FEW_SLOTS, MANY_SLOTS = 16, 96
 CHUNKS, LIGHT_CHUNKS = 2_400, 240
@@ -33,7 +30,6 @@ LIGHT_SECONDS = 0.02
 SAMPLES = 20
 IDLE_SECONDS = 6.0
 LONG_SECONDS = 4.0
-OPEN_CHUNKS = 20_000
 # Times that a chunk goes from process to process between the end of the one before in its slot and its own beginning.
 HOPS = 6
 _KINDS = {"producer": "producer", "Redis": "redis", "main processes": "main", "children": "child"}
@@ -53,7 +49,6 @@ def question(quick: bool, write: bool = False) -> bool:
     findings += [
         Finding("from process to process", f"{costs.hop_ms:.3f} ms"),
         Finding("a job of no work", f"{costs.job_ms:.1f} ms"),
-        Finding("each earlier open chunk, at an answer", f"{costs.earlier_us:.3f} us"),
         control("control: chunks without work, twice", quiet),
     ]
     sizes = {"slots": f"{FEW_SLOTS} and {MANY_SLOTS}", "workers": WORKERS, "chunks": CHUNKS, "unit": "ms"}
@@ -109,7 +104,6 @@ def measure(quick: bool = False) -> tuple[Costs, float]:
         stored_mib=_times(_less(cost(more["stored"], FEW_SLOTS), chunk), _MIB / STORED_BYTES),
         worker_second=_work(lambda kind: each_second[kind][0] * 1e3),
         slot_second=_work(lambda kind: each_second[kind][1] * 1e3),
-        earlier_us=_earlier_us(OPEN_CHUNKS // share),
         job_ms=job_ms,
         hop_ms=_hop_ms(light, job_ms, chunk, wake),
         measured=_where(max(one.others for one in (light, *full.values(), *more.values()))),
@@ -167,20 +161,6 @@ def _less(work: Work, other: Work) -> Work:
 
 def _times(work: Work, factor: float) -> Work:
     return _combined(lambda one: one * factor, work)
-
-
-def _earlier_us(count: int) -> float:
-    """Of each open chunk that a job has to pass by when a later one is answered."""
-    chunks = [
-        OpenChunk(ChunkMessage(WRITTEN_VERSION, "job", index, index, index + 1, None, [], InlineRef(b"")), "queue")
-        for index in range(count)
-    ]
-    stragglers, rounds = Stragglers(), 10
-    stragglers.answered(chunks[-1], 1.0, 1.0, chunks)
-    began = time.process_time()
-    for _ in range(rounds):
-        stragglers.answered(chunks[-1], 1.0, 1.0, chunks)
-    return (time.process_time() - began) / rounds / count * 1e6
 
 
 def _where(others: float) -> dict[str, Any]:

@@ -37,7 +37,6 @@ class Costs:
         stored_mib: of each MiB of rows that go by a key of Redis.
         worker_second: of each second, for each worker, chunks or not; of a producer once, however many there are.
         slot_second: of each second, for each slot.
-        earlier_us: microseconds of the producer at each answer, for each open chunk that was sent before it.
         hop_ms: from one process to another of the same host, until it runs.
         job_ms: a job's begin and end, from `submit` to the result of no work.
         measured: when, on what, with which versions; for people.
@@ -49,7 +48,6 @@ class Costs:
     stored_mib: Work = Work()
     worker_second: Work = Work()
     slot_second: Work = Work()
-    earlier_us: float = 0.0
     hop_ms: float = 0.0
     job_ms: float = 0.0
     measured: Mapping[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ ChunkSizer --rows--> Window admits --> brokers ... answers --a few at once--> wi
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -70,7 +70,7 @@ class SimulatedJob:
         self._first_open = self._held_back = 0
         self._lost: dict[int, float] = {}
         self._in_flight: Counter[Broker] = Counter()
-        self._stragglers = Stragglers()
+        self._stragglers, self._none_waits = Stragglers(), OrderedDict[int, OpenChunk]()
 
     def start(self) -> None:
         """Submit it."""
@@ -186,10 +186,9 @@ class SimulatedJob:
         self._collect([self._answers.popleft() for _ in range(count)])
 
     def _collect(self, chunks: list[SimulatedChunk], seconds: float = 0.0) -> None:
-        costs, now = self._stage.costs, self._stage.clock.now
+        now = self._stage.clock.now
         for chunk in chunks:
-            earlier = max(0, chunk.index - self._first_open - self._held_back)
-            seconds += self._half + earlier * costs.earlier_us / 1e6 + self._mib_ms(chunk) / 1e3
+            seconds += self._half + self._mib_ms(chunk) / 1e3
         if now - self._looked_at >= LIVENESS_LOOK_SECONDS:  # however long ago: once in each turn of the loop
             self._looked_at = now
             seconds += self._look_seconds
@@ -204,7 +203,7 @@ class SimulatedJob:
             self._window.answered(chunk.bytes_in_flight, chunk.seconds)
             self._sizer.answered(chunk.rows, chunk.seconds, 0)
             # It reads no more than index and rows, where nothing else is open.
-            self._stragglers.answered(cast("OpenChunk", chunk), chunk.seconds, 0.0, ())
+            self._stragglers.answered(cast("OpenChunk", chunk), chunk.seconds, 0.0, self._none_waits)
             self._held_back += 1
         while self._held_back and self._first_open not in self.open:
             self._first_open += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Sequence
 from typing import cast
 
@@ -57,6 +57,7 @@ class Dispatcher:
 
     Attributes:
         open: the chunks that are not answered, in the order of their index.
+        waiting: those of them that may wait in their queue, by queue and index, as they were sent.
         stop: the first chunk that cannot be answered, and why: none is sent any more.
         window: what is in flight.
     """
@@ -65,6 +66,7 @@ class Dispatcher:
 
     def __init__(self, context: JobContext, chunk_sizer: ChunkSizer) -> None:
         self.open: dict[int, OpenChunk] = {}
+        self.waiting: defaultdict[str, OrderedDict[int, OpenChunk]] = defaultdict(OrderedDict)
         self.stop: tuple[int, CeleriacError] | None = None
         self._context = context
         self._channel = context.channel
@@ -125,6 +127,7 @@ class Dispatcher:
                 payload=b"" if self._feed.repeatable else b"".join(parts),
             )
             self.open[chunk.index] = opened  # whatever Redis does with it
+            self.waiting[opened.queue][chunk.index] = opened
             self._context.ledger.chunks_sent += 1
             self._chunk_sizer.sent(chunk.rows, payload_bytes)
             opened.bytes_in_flight = self._chunk_sizer.bytes_in_flight(chunk.rows)
@@ -171,6 +174,7 @@ class Dispatcher:
 
     def _close(self, chunk: OpenChunk) -> None:
         del self.open[chunk.index]
+        self.waiting[chunk.queue].pop(chunk.index, None)
         self._balancer.closed(chunk.queue)
 
     def resend(self, chunks: Sequence[OpenChunk], *, with_rows: bool = False, late: bool = False) -> None:
@@ -189,6 +193,8 @@ class Dispatcher:
         batch: list[OpenChunk] = []
         now = time.monotonic()
         for chunk in chunks:
+            self.waiting[chunk.queue].pop(chunk.index, None)
+            chunk.begin(now)
             chunk.overdue_since = now
         for chunk in chunks:
             chunk.published = False

@@ -50,7 +50,7 @@ class Resender:
 
     def answered(self, chunk: OpenChunk, seconds: float) -> None:
         """Learn from a chunk that took so long in its slot."""
-        self._stragglers.answered(chunk, seconds, time.monotonic(), self._dispatcher.open.values())
+        self._stragglers.answered(chunk, seconds, time.monotonic(), self._dispatcher.waiting[chunk.queue])
 
     def look(self, now: float) -> None:
         """See which workers are up, and send what waits in queues of those that are gone, and what Redis has lost."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Literal
@@ -161,7 +162,8 @@ class Timeline:
         """Take note of the slots that can run the job now: children that are gone, and those in their place."""
         slots = list(slots)
         up = {f"{slot.worker}/{slot.slot}": slot.pid for slot in slots}
-        self.up = {slot.worker for slot in slots}
+        counts = Counter(slot.worker for slot in slots)
+        self.up = set(counts)
         before = up if self._pids is None else self._pids
         for slot, pid in before.items():
             if up.get(slot) != pid:
@@ -172,11 +174,10 @@ class Timeline:
             if before.get(slot) != pid:
                 self._note("slot came", f"child {pid} takes chunks", slot)
         self._pids = up
-        for worker in self.up:
+        for worker, count in counts.items():
             if len(self.summary.workers) < MOST_WORKERS:
                 self.summary.workers.setdefault(worker, None)
             if worker in self.summary.workers:
-                count = sum(slot.worker == worker for slot in slots)
                 self.summary.slots[worker] = max(count, self.summary.slots.get(worker, 0))
 
     def doubt(self) -> None:

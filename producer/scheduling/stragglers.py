@@ -11,10 +11,9 @@ child for each. One that came back, since its child died, has the time that this
 from __future__ import annotations
 
 import statistics
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import takewhile
 
 from producer.scheduling.open_chunk import OpenChunk
 from worker_config.retry_policy import (
@@ -36,13 +35,12 @@ class Stragglers:
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._rows: deque[int] = deque(maxlen=RECENT)
 
-    def answered(self, chunk: OpenChunk, seconds: float, now: float, others: Iterable[OpenChunk]) -> None:
-        """An answer came now, to a chunk that took so long; `others` are open, in the order of their index."""
+    def answered(self, chunk: OpenChunk, seconds: float, now: float, waiting: OrderedDict[int, OpenChunk]) -> None:
+        """An answer came now, to a chunk that took so long; `waiting`, in its queue, are fewer then."""
         self._seconds.append(seconds)
         self._rows.append(chunk.rows)
-        for other in takewhile(lambda other: other.index < chunk.index, others):
-            if other.queue == chunk.queue:
-                other.begin(now - seconds)
+        while waiting and next(iter(waiting)) < chunk.index:
+            waiting.popitem(last=False)[1].begin(now - seconds)
 
     def overdue(self, chunks: Iterable[OpenChunk], now: float) -> list[OpenChunk]:
         """Those of the open chunks that should be sent again."""

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ from worker_config.files import write_whole
 from worker_config.retry_policy import REQUEST_TTL_SECONDS, WORKER_TTL_SECONDS
 
 _MAIN, _PREPARING = b"main", b"preparing"
+# Records that are kept as they were read last.
+_MOST_KNOWN = 16_384
 
 
 def announce(client: redis.Redis, worker: str, preparing: Preparing) -> None:
@@ -215,11 +218,14 @@ def seconds_left(client: redis.Redis, workers: Iterable[str]) -> dict[str, float
 
 
 def _slots_in(fields: dict[bytes, bytes]) -> list[SlotRecord]:
-    slots = []
-    for name, value in fields.items():
-        try:
-            if name not in (_MAIN, _PREPARING):
-                slots.append(unpack(value, SlotRecord))
-        except MessageError:
-            continue  # a worker of another version; its slots are not for us
-    return sorted(slots, key=lambda slot: slot.slot)
+    slots = (_slot(value) for name, value in fields.items() if name not in (_MAIN, _PREPARING))
+    return sorted(filter(None, slots), key=lambda slot: slot.slot)
+
+
+@lru_cache(_MOST_KNOWN)
+def _slot(data: bytes) -> SlotRecord | None:
+    """A record is what it was a second ago, nearly always; None of another version, whose slot is not for us."""
+    with suppress(MessageError):
+        slot: SlotRecord = unpack(data, SlotRecord)
+        return slot
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 
 from producer.scheduling.open_chunk import OpenChunk
@@ -27,6 +29,10 @@ def chunks(*indexes: int) -> list[OpenChunk]:
     return [chunk(index) for index in indexes]
 
 
+def in_queue(waiting: list[OpenChunk], queue: str = "a") -> OrderedDict[int, OpenChunk]:
+    return OrderedDict((one.index, one) for one in waiting if one.queue == queue)
+
+
 def overdue(late: Stragglers, waiting: list[OpenChunk], now: float) -> list[int]:
     return [one.index for one in late.overdue(waiting, now)]
 
@@ -35,7 +41,7 @@ def test_nothing_is_late_before_a_later_chunk_is_answered() -> None:
     late = Stragglers()
     waiting = chunks(7, 8)
     for index in range(LEAST_KNOWN):
-        late.answered(chunk(index), 0.5, 1.0 + index, waiting)
+        late.answered(chunk(index), 0.5, 1.0 + index, in_queue(waiting))
     assert overdue(late, waiting, 1_000.0) == []
 
 
@@ -43,7 +49,7 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
     late = Stragglers()
     waiting = chunks(3, 9)
     for index in range(4, 8):
-        late.answered(chunk(index), 0.5, 10.0, waiting)
+        late.answered(chunk(index), 0.5, 10.0, in_queue(waiting))
     assert late.limit_seconds(ROWS) == pytest.approx(0.5 + 0.6 + STRAGGLER_SLACK_SECONDS)
     # The later one was begun half a second before its answer.
     assert overdue(late, waiting, 9.5 + 1.3) == []
@@ -53,7 +59,7 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
 def test_slow_chunks_have_patience_with_slow_ones() -> None:
     late = Stragglers()
     for index, seconds in enumerate([1.0] * 8 + [9.0] * 2):
-        late.answered(chunk(index), seconds, 10.0, [])
+        late.answered(chunk(index), seconds, 10.0, in_queue([]))
     assert late.limit_seconds(ROWS) > 10
 
 
@@ -61,12 +67,12 @@ def test_chunks_that_grow_have_so_much_longer() -> None:
     late = Stragglers()
     waiting = [chunk(9, rows=10 * ROWS), chunk(10)]
     for index in range(11, 17):
-        late.answered(chunk(index), 0.1, 10.1, waiting)
+        late.answered(chunk(index), 0.1, 10.1, in_queue(waiting))
     assert late.limit_seconds(10 * ROWS) == pytest.approx(10 * 0.22 + STRAGGLER_SLACK_SECONDS)
     assert overdue(late, waiting, 10.0 + 1.1) == [10]
     assert overdue(late, waiting, 10.0 + 2.6) == [9, 10]
     for index in range(17, 40):  # until most are as large
-        late.answered(chunk(index, rows=10 * ROWS), 1.0, 20.0, [])
+        late.answered(chunk(index, rows=10 * ROWS), 1.0, 20.0, in_queue([]))
     assert late.limit_seconds(10 * ROWS) == pytest.approx(2.2 + STRAGGLER_SLACK_SECONDS)
 
 
@@ -74,7 +80,7 @@ def test_chunks_of_another_queue_tell_nothing() -> None:
     late = Stragglers()
     waiting = [chunk(1, "b"), chunk(2)]
     for index in range(3, 8):
-        late.answered(chunk(index), 0.1, 10.0, waiting)
+        late.answered(chunk(index), 0.1, 10.0, in_queue(waiting))
     assert overdue(late, waiting, 100.0) == [2]
 
 
@@ -83,7 +89,7 @@ def test_each_copy_makes_the_next_one_wait_longer_and_for_seconds_however_short_
     late = Stragglers()
     waiting = chunks(0)
     for index in range(1, 5):
-        late.answered(chunk(index), seconds, 10.0, waiting)
+        late.answered(chunk(index), seconds, 10.0, in_queue(waiting))
     assert overdue(late, waiting, 10.0 + 1.1 * late.limit_seconds(ROWS)) == [0]
     waiting[0].overdue_since = 20.0
     waiting[0].times_sent = 2
@@ -96,7 +102,7 @@ def test_a_chunk_that_came_back_has_the_time_that_this_took_twice() -> None:
     late = Stragglers()
     waiting = chunks(0)
     for index in range(1, 5):
-        late.answered(chunk(index), 0.1, 10.1, waiting)
+        late.answered(chunk(index), 0.1, 10.1, in_queue(waiting))
     assert overdue(late, waiting, 11.0) == [0]
     waiting[0].overdue_since = 11.0
     # Since the first copy was begun, at 10; its child had 600 seconds.
@@ -111,7 +117,7 @@ def test_copies_that_came_back_do_not_make_the_next_one_wait_longer() -> None:
     late = Stragglers()
     waiting = [chunk(0, times_sent=5, times_returned=4)]
     for index in range(1, 5):
-        late.answered(chunk(index), 10.0, 10.0, waiting)
+        late.answered(chunk(index), 10.0, 10.0, in_queue(waiting))
     waiting[0].overdue_since = 20.0
     assert overdue(late, waiting, 20.0 + 1.1 * late.limit_seconds(ROWS)) == [0]
 
@@ -131,7 +137,7 @@ def test_a_chunk_goes_again_when_all_its_copies_are_back() -> None:
 def test_the_last_chunks_are_late_when_none_waits_in_a_queue() -> None:
     late = Stragglers()
     for index in range(4):
-        late.answered(chunk(index), 0.2, 1.0, [])
+        late.answered(chunk(index), 0.2, 1.0, in_queue([]))
     waiting = chunks(4, 5)
     for now in (2.0, 2.3):  # looked at again
         for one in waiting:
@@ -152,15 +158,15 @@ def test_an_answered_chunk_is_not_late() -> None:
     late = Stragglers()
     waiting = chunks(0)
     for index in range(1, 5):
-        late.answered(chunk(index), 0.2, 1.0, waiting)
-    late.answered(waiting.pop(), 3.0, 4.0, waiting)
+        late.answered(chunk(index), 0.2, 1.0, in_queue(waiting))
+    late.answered(waiting.pop(), 3.0, 4.0, in_queue(waiting))
     assert overdue(late, waiting, 100.0) == []
 
 
 def test_chunks_that_a_worker_may_have_had_are_late_when_their_turn_is_over() -> None:
     late = Stragglers()
     for index in range(4):
-        late.answered(chunk(index), 1.0, 1.0, [])
+        late.answered(chunk(index), 1.0, 1.0, in_queue([]))
     waiting = chunks(4, 5, 6, 7)
     late.perhaps_lost(waiting, 10.0, 2)
     assert overdue(late, waiting, 10.0 + late.limit_seconds(ROWS) + 1.9) == []
