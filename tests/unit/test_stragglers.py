@@ -56,6 +56,14 @@ def test_a_chunk_that_later_ones_have_overtaken_is_late_by_the_times_of_others()
     assert overdue(late, waiting, 9.5 + 1.5) == [3]
 
 
+def test_an_answer_looks_at_those_alone_that_were_not_begun() -> None:
+    late, waiting = Stragglers(), in_queue(chunks(1, 3, 6, 8))
+    late.answered(chunk(4), 0.5, 10.0, waiting)
+    assert list(waiting) == [6, 8]
+    late.answered(chunk(2), 0.5, 10.0, waiting)
+    assert list(waiting) == [6, 8]
+
+
 def test_slow_chunks_have_patience_with_slow_ones() -> None:
     late = Stragglers()
     for index, seconds in enumerate([1.0] * 8 + [9.0] * 2):
