@@ -1,7 +1,7 @@
 """Hours of all kinds of jobs on one system that is hurt: `python -m tests.soak [--hours 2] [--seed 0]`.
 
 It ends at once where an output is wrong, or anything is left behind or hangs, and says the seed, the moment, and what
-had happened until then. Else it prints what has grown, and appends all of it to `benchmarks/results/soak.jsonl`.
+had happened and grown until then. Else it prints what has grown, and appends it to `benchmarks/results/soak.jsonl`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import traceback
+from functools import partial
 from pathlib import Path
 
 from benchmarks.report import report
@@ -18,6 +19,7 @@ from tests.chaos.wide_arena import WideArena
 from tests.leftovers import RunFolder
 from tests.models import write_models
 from tests.soak.laps import Soaked, soak
+from tests.soak.sample import Sample
 from tests.soak.trend import findings
 
 # The least that Redis keeps what jobs have left, so that what it holds is level soon.
@@ -30,11 +32,13 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=2.0, help="how long, besides the start and the end")
     parser.add_argument("--seed", type=int, default=0, help="another one draws other jobs and injuries")
     chosen = parser.parse_args()
-    run_folder = RunFolder()
+    run_folder, samples = RunFolder(), list[Sample]()
     try:
-        soaked = _soak(chosen.hours, chosen.seed)
+        soaked = _soak(chosen.hours, chosen.seed, samples)
     except Exception:
         traceback.print_exc()
+        until = findings(samples, samples[-1].at if samples else 0.0, [], [])
+        print("\nuntil then:", *(f"{one.what}: {one.value}" for one in until), sep="\n  ", file=sys.stderr)
         return 1
     finally:
         warm.end()
@@ -51,7 +55,7 @@ def main() -> int:
     return int(any(finding.reached is False for finding in found))
 
 
-def _soak(hours: float, seed: int) -> Soaked:
+def _soak(hours: float, seed: int, samples: list[Sample]) -> Soaked:
     folder = Path(tempfile.mkdtemp(prefix="s-"))
     models = folder / "models"
     models.mkdir()
@@ -60,7 +64,8 @@ def _soak(hours: float, seed: int) -> Soaked:
     good = False
     try:
         arena.start()
-        soaked = soak(arena, seed, lambda lap, seconds: seconds < hours * 3_600, lambda text: print(text, flush=True))
+        tell = partial(print, flush=True)
+        soaked = soak(arena, seed, lambda lap, seconds: seconds < hours * 3_600, tell, samples=samples)
         good = True
     finally:
         arena.stop(check=good)

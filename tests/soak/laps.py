@@ -58,15 +58,17 @@ def soak(
     tell: Callable[[str], None],
     *,
     settle: bool = True,
+    samples: list[Sample] | None = None,
 ) -> Soaked:
     """Run laps as long as `goes_on` says so of their number and the seconds so far.
 
-    Without `settle` what jobs have left whose producer was killed is not waited for.
+    Without `settle` what jobs have left whose producer was killed is not waited for; `samples` grow by one in each lap,
+    for whoever wants them also where it does not end well.
 
     Raises:
         AssertionError, CeleriacError: an output was wrong, or something was left, or hung; notes say what, and when.
     """
-    began, samples = time.monotonic(), list[Sample]()
+    began, samples = time.monotonic(), [] if samples is None else samples
     arena.spared = arena.ready_workers()[0]
     with dashboard(arena.url, arena.folder) as page, Producer(arena) as producer:
         sampler = Sampler(arena, producer, {"dashboard": page.process.pid})
