@@ -15,7 +15,7 @@ from tasks.protocol.records import Running, WorkerFacts
 from tasks.storage import waits
 from tasks.telemetry.counters import Counters
 from tasks.telemetry.stopwatch import Stopwatch
-from tests.unit.test_stragglers import chunk
+from tests.unit.test_stragglers import chunk, in_queue
 from worker_config.retry_policy import STORE_TELL_SECONDS
 
 JOB, OTHER = "a" * 12, "b" * 12
@@ -100,7 +100,7 @@ def test_a_wait_is_told_once_then_now_and_then_and_its_end() -> None:
 def test_a_chunk_that_stands_still_is_not_late() -> None:
     late, waiting = Stragglers(), [chunk(1), chunk(2)]
     for index in range(3, 9):
-        late.answered(chunk(index), 0.1, 10.0, waiting)
+        late.answered(chunk(index), 0.1, 10.0, in_queue(waiting))
     waiting[0].stands_still(60.0)
     assert [one.index for one in late.overdue(waiting, 60.0)] == [2]
     assert [one.index for one in late.overdue(waiting, 61.0)] == [1, 2]
