@@ -64,7 +64,6 @@ def question(quick: bool) -> bool:
                     Finding(f"{name}: time / what is simulated", f"{ratio:.2f}", f"<= {AIM}", ratio <= AIM),
                     Finding(f"{name}: seconds", f"{took:.1f}", note=note),
                 ]
-                print(*findings[-2:], sep="\n", flush=True)
         finally:
             cluster.stop()
     void = max(others) > DISTURBED

@@ -50,8 +50,7 @@ class WideArena(Arena):
         return worker
 
     def step_clock(self, worker: Worker, seconds: float) -> None:
-        """Let a worker's wall clock be so far from the right one, and see that the worker, unless it stands still, has
-        seen it."""
+        """Let a worker's wall clock be so far from the right one; it has looked then, unless it stands still."""
         clock = self._clocks[worker.pid]
         with clock.open("r+b") as file:
             file.write(struct.pack("d", seconds))

@@ -138,8 +138,8 @@ def test_the_list_that_an_autoscaler_watches_is_that_in_which_chunks_wait(system
 
 
 def test_at_half_time_the_time_left_is_known_within_a_fifth(client: Client) -> None:
-    ratios: list[float] = []
-    for _ in range(12):
+    ratios = []
+    for _ in range(3):
         seen: list[tuple[Progress, float]] = []
         job = client.submit("even", np.zeros((600, 2)), chunk_rows=20)
         show = partial(_keep, seen)
@@ -147,17 +147,11 @@ def test_at_half_time_the_time_left_is_known_within_a_fifth(client: Client) -> N
         thread.start()
         job.result()
         thread.join()
-        first = next(one for one, _ in seen if one.done)
         half, rate = next((one, rate) for one, rate in seen if one.done >= 300)
         left = job.progress().seconds - half.seconds
         assert left > LOOK_SECONDS
-        second_of_first = (600 - half.done) / left / ((half.done - first.done) / (half.seconds - first.seconds))
-        # Others use this machine too: only where they let both halves be as fast there is anything to be known.
-        if 0.9 <= second_of_first <= 1.1:
-            ratios.append((600 - half.done) / rate / left)
-        if len(ratios) == 3:
-            break
-    assert ratios
+        ratios.append((600 - half.done) / rate / left)
+    # Others use this machine too: one of three may be disturbed.
     assert 0.8 <= median(ratios) <= 1.2, ratios
 
 
