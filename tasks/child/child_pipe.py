@@ -26,6 +26,7 @@ class ChildPipe:
     Attributes:
         forks: children forked so far.
         ready: children that held their models so far.
+        ready_slots: their slots.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class ChildPipe:
         self._unread = b""
         self.forks = 0
         self.ready = 0
+        self.ready_slots: set[int] = set()
 
     def read(self, wait_seconds: float = 0.0) -> None:
         """Take what children have told, waiting up to `wait_seconds` for something.
@@ -49,6 +51,7 @@ class ChildPipe:
             if "failed" in message:
                 raise ModelLoadError(message["failed"])
             self.ready += 1
+            self.ready_slots.add(message["ready"])
 
     def check_silent_deaths(self, children: int) -> None:
         """Raise WorkerStartError if children keep dying before they are ready; `children` is how many there are."""

@@ -253,9 +253,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if main is None:
             return
         try:
-            while main.reports.ready < main.facts.children:
+            while len(_ready_slots(controller.pool._pool._pool, main)) < main.facts.children:
                 main.reports.read(wait_seconds=0.2)
-                _check_alive(controller, main.reports)
         except CeleriacError as error:
             end(error)
         main.announcement.end()
@@ -330,14 +329,18 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         change_queues(consumer.cancel_task_queue, main.models.forget(pinned, os.close))
 
 
-def _check_alive(controller: Any, reports: ChildPipe) -> None:
-    dead = [process for process in controller.pool._pool._pool if process.exitcode is not None]
-    if dead:
-        reports.read()  # its own word, if it left one
-        raise WorkerStartError(
-            f"a child ended with exit code {dead[0].exitcode} while it loaded its models, without a word; "
-            "was there enough memory? The kernel's log (dmesg) tells"
-        )
+def _ready_slots(children: list[Any], main: MainProcess) -> set[int]:
+    """Slots whose child holds its models, or held them and has died since; Celery can replace that one only later."""
+    dead = [process for process in children if process.exitcode is not None]
+    main.reports.read()  # a dead child's own word, if it left one
+    held = {slot.pid: slot.slot for slot in worker_registry.saved_slots(main.models.folder)} if dead else {}
+    for process in dead:
+        if process.pid not in held:
+            raise WorkerStartError(
+                f"a child ended with exit code {process.exitcode} while it loaded its models, without a word; "
+                "was there enough memory? The kernel's log (dmesg) tells"
+            )
+    return main.reports.ready_slots | {held[process.pid] for process in dead}
 
 
 def _on_task_failure(app: Any, ttl_seconds: int, sender: Any, exception: BaseException, args: Any, **_: object) -> None:

@@ -34,6 +34,22 @@ take(4.5)
 def same(rows):
     return rows
 """
+# The first child goes ahead; the others wait for the test.
+ONE_AT_A_TIME = """
+from pathlib import Path
+
+from tests.waiting import wait_until
+
+HERE = Path(__file__).parent
+try:
+    (HERE / "first").touch(exist_ok=False)
+except FileExistsError:
+    wait_until((HERE / "go").exists, "the test goes on")
+
+
+def same(rows):
+    return rows
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +142,20 @@ def test_a_child_that_dies_just_as_its_worker_comes_up_is_replaced(redis_alone: 
     wait_until(lambda: [one for one in redis_alone.slots() if one.pid != slot.pid], "another child is in its place")
     worker.stop()
     _forget_workers(redis_alone)
+
+
+def test_a_child_that_dies_while_another_still_loads_is_replaced(system: System) -> None:
+    (system.folder / "one_at_a_time.py").write_text(ONE_AT_A_TIME)
+    manifest = write_manifest(system.folder, {"one_at_a_time": "one_at_a_time:same"})
+    worker = system.start_worker(manifest, 2, environ={"PYTHONPATH": str(REPOSITORY)})
+    (first,) = wait_until(system.slots, "one child holds its model")
+
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(first.pid), "the worker has seen that it is dead")
+    (system.folder / "go").touch()
+
+    _wait_for_ready(worker)
+    wait_until(lambda: len(slots := system.slots()) == 2 and first not in slots, "another child is in its place")
 
 
 def test_a_worker_that_is_asked_to_end_leaves_nothing_in_redis(redis_alone: System, models: Path) -> None:
