@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
+import traceback
 from abc import ABC, abstractmethod
 from typing import Protocol
 
@@ -77,8 +79,10 @@ class Companion(ABC):
             thread.join(END_SECONDS)
         if self._wrong:
             raise self._wrong[0]
-        hangs = any(thread.is_alive() for thread in self._threads)
-        assert not hangs, f"{type(self).__name__} hangs, after {self.done} that were right"
+        frames = sys._current_frames()
+        hanging = [frames[one.ident] for one in self._threads if one.is_alive() and one.ident]
+        where = "\n".join("".join(traceback.format_stack(frame)) for frame in hanging)
+        assert not hanging, f"{type(self).__name__} hangs, after {self.done} that were right:\n{where}"
 
     def abandon(self) -> None:
         """Begin nothing more."""
