@@ -81,7 +81,7 @@ STRAGGLER_SLACK_SECONDS: Final = 0.3
 # Before anything is known of how long chunks take.
 STRAGGLER_UNKNOWN_SECONDS: Final = 60.0
 # Each copy has the next one wait so much longer, and so long at least: a chunk sent again may have a row that kills,
-# and each copy would cost a child.
+# and each copy would cost a child. Who waits for a detached job looks so often whether any worker has a chunk of it.
 RESEND_BACKOFF: Final = 4.0
 LEAST_RESEND_SECONDS: Final = 5.0
 

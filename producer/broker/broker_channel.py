@@ -157,6 +157,13 @@ class BrokerChannel:
             found = (cast("list[bytes]", self.client.lrange(keys.queue(queue), 0, -1)) for queue in queues)
             return any(job in message for messages in found for message in messages)
 
+    def has_held(self) -> bool:
+        """Whether a worker has a message of this job, or had it when it was gone: one that is not acknowledged."""
+        job = self._job.encode()
+        with broker_errors(self.url):
+            held = cast("dict[bytes, bytes]", self.client.hgetall(keys.UNACKED))
+            return any(job in message for message in held.values())
+
     def take_answers(self, wait_seconds: float = BLOCK_SECONDS) -> list[Answer]:
         """The answers that have come, after waiting up to `wait_seconds` for the first."""
         if came := self.take_ready():

@@ -1,11 +1,13 @@
 """Looks after the part of a detached job that one shard has, and its workers.
 
-its workers up? --> send again what went with one, or what is void since its executor has differed
+its workers up? --> send again what went with one, what was lost on the way to one, or what is void since its executor
+has differed
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
@@ -20,6 +22,7 @@ from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import claim_resend, unanswered
 from worker_config.broker import redacted
 from worker_config.errors import NoWorkerError
+from worker_config.retry_policy import LEAST_RESEND_SECONDS
 
 
 class PartWatcher:
@@ -38,6 +41,7 @@ class PartWatcher:
         # Who looks now and then alone, each time as another watcher, must know it too.
         idle_seconds = max(0.0, time.time() - record.updated_at)
         self._answered, self._moved_at = record.ledger["chunks_answered"], time.monotonic() - idle_seconds
+        self._look_at = self._moved_at + LEAST_RESEND_SECONDS
 
     def look_after(self, record: JobRecord, now: float, *, is_whole: bool) -> str:
         """Do what is due for the part; what its slots wait for, in words, empty where they do not.
@@ -54,6 +58,7 @@ class PartWatcher:
         self._liveness.update(now, workers, seconds_left, preparing)
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
+            self._look_at = now + LEAST_RESEND_SECONDS
         if absence := self._liveness.absence(now):
             where = f" at {redacted(self._channel.url)}" if len(self._plan.parts) > 1 else ""
             raise NoWorkerError(
@@ -69,10 +74,18 @@ class PartWatcher:
         client, liveness = self._channel.client, self._liveness
         # Also in case a worker came and went while nobody looked. Those for others alone are sent again to these.
         due = liveness.has_lost or now - self._moved_at > self._channel.settings.chunk_timeout_seconds
+        queues = {one.queue for one in liveness.slots}
         asked = job_store.claim_unsent(client, record.id) or claim_resend(client, record.id)
-        if asked or (due and not self._channel.has_queued({one.queue for one in liveness.slots})):
+        if asked or (due and not self._channel.has_queued(queues)) or self._is_lost(queues, now):
             # What is neither answered nor queued was with a worker that is gone, or is with another: no harm.
             send(self._channel, record.id, self._plan, unanswered(client, record.id, self._plan), liveness.slots)
-            liveness.has_lost, self._moved_at = False, now
+            liveness.has_lost, self._moved_at, self._look_at = False, now, now + LEAST_RESEND_SECONDS
             self._plan = replace(self._plan, workers=sorted({slot.worker for slot in liveness.slots}))
             job_store.note_sent(client, record, self._plan, self._channel.sealer)
+
+    def _is_lost(self, queues: Collection[str], now: float) -> bool:
+        """Whether nothing comes of the part any more, as when a connection ended with a message in it."""
+        if now < self._look_at:
+            return False
+        self._look_at = now + LEAST_RESEND_SECONDS
+        return not self._channel.has_held() and not self._channel.has_queued(queues)

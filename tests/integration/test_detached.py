@@ -449,6 +449,19 @@ def test_a_worker_killed_while_somebody_waits_costs_no_row(system: System) -> No
         assert ledger.chunks_sent_again > 0
 
 
+def test_a_message_that_nobody_has_any_more_is_sent_again_soon(
+    shared: System, client: Client, server: redis.Redis, expected: Any
+) -> None:
+    with shared.standing_still():
+        job = client.attach(client.submit("digits", ROWS, chunk_rows=500, detach=True))
+        (queue,) = wait_until(lambda: queues(server), "chunks wait")
+        assert job.id.encode() in cast("bytes", server.rpop(queue))  # as by a connection that ends then
+    assert job.wait(0.15 * shared.settings().chunk_timeout_seconds)
+    assert job.ledger.chunks_sent_again == 1
+    check_close(job.result(), expected)
+    job.cancel()
+
+
 def plan_of(plan: Plan | None) -> Plan:
     assert plan is not None
     return plan
