@@ -5,7 +5,6 @@ parts, in order --add--> runs of rows --write_mask--> OUT.failed.npy
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from producer.rows.part import Part
 from tasks.datasets.columns import runs_of
 from tasks.outputs.failed_mask import MASK_SPEC
 from tasks.outputs.npy import Column
+from tasks.outputs.output_file import OutputFile
 from worker_config.decodable import decodable
 
 # Of those that are written at once.
@@ -50,10 +50,10 @@ class FilledRows:
 
 def write_mask(path: Path, rows: int, runs: Iterable[tuple[int, int]]) -> None:
     """Write one boolean for each row, true for those of the runs, and bring it to the disk."""
-    with path.open("wb+") as stream:
+    with OutputFile(path, "w") as stream:
         column = Column(stream, MASK_SPEC)
         column.finish(rows)  # all are false
         for start, stop in runs:
             for first in range(start, stop, _ROWS_AT_ONCE):
                 column.write(first, np.ones(min(_ROWS_AT_ONCE, stop - first), np.bool_))
-        os.fsync(stream.fileno())
+        stream.sync()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from abc import abstractmethod
 from contextlib import suppress
 from typing import IO, Any, ClassVar
@@ -73,7 +72,7 @@ class ArrowWriter(FileWriter):
         self._schema = self._arrow.schema(fields)
         if self._undecided and not self.target.journalled:
             self.rows_path = self.target.temporary(f"{self.label}-0")
-            self.stream = self.open(self.rows_path, "xb+")
+            self.stream = self.open(self.rows_path, "x")
         if self.rows_path != self.temporary:
             self.append(self._schema.serialize())
         else:
@@ -107,7 +106,7 @@ class ArrowWriter(FileWriter):
         """Write what is left, and the end of the file."""
         file = self.stream
         if self._groups is None:
-            file = self.open(self.temporary, "wb+")
+            file = self.open(self.temporary, "w")
             self._groups = _RowGroups(self._arrow, self.open_tables(file, self._schema))
             self.stream.truncate(self.end)
             self.stream.seek(0)
@@ -118,7 +117,7 @@ class ArrowWriter(FileWriter):
                 raise self._damaged() from error
         self._groups.finish()
         file.flush()
-        os.fsync(file.fileno())
+        file.sync()
         self.close()
 
     def close(self) -> None:

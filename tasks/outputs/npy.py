@@ -9,14 +9,14 @@ the process (SIGBUS), and the output's pages do not count as memory of the produ
 from __future__ import annotations
 
 import io
-import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from tasks.outputs.failed_mask import MASK_SUFFIX, mask_path
+from tasks.outputs.output_file import OutputFile
 from tasks.outputs.row_spec import RowSpec, output_name
 from tasks.outputs.temp_paths import OutputTarget, bytes_of, check_free
 from tasks.outputs.writer import Arrays, FileWriter, Specs, check_length
@@ -28,7 +28,7 @@ from worker_config.files import escaped
 class Column:
     """An array on disk."""
 
-    def __init__(self, stream: IO[bytes], spec: RowSpec) -> None:
+    def __init__(self, stream: OutputFile, spec: RowSpec) -> None:
         self.stream = stream
         self._spec = spec
         self._offset = len(_header(spec, 0))
@@ -74,14 +74,14 @@ class ColumnsWriter(FileWriter):
         check_dtypes(self.target.path, specs)
         self.check_room(specs)
         for key, path in self.paths(specs).items():
-            self.columns[key] = Column(self.open(path, "wb+"), specs[key])
+            self.columns[key] = Column(self.open(path, "w"), specs[key])
             self.columns[key].finish(self.target.rows or 0)
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Check that the rows are there; those after them are written again."""
         for key, path in self.paths(specs).items():
             if not self.is_dropped(key):
-                self.columns[key] = Column(self.open(path, "rb+"), specs[key])
+                self.columns[key] = Column(self.open(path, "r"), specs[key])
                 self.columns[key].reopen(self.target, rows)
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
@@ -92,7 +92,7 @@ class ColumnsWriter(FileWriter):
     def sync(self) -> int:
         """Give nothing: the number of rows tells where they end."""
         for column in self.columns.values():
-            os.fsync(column.stream.fileno())
+            column.stream.sync()
         return 0
 
 

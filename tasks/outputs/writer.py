@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Literal, TypeAlias
 
 from tasks.outputs.failed_mask import MASK_SPEC, free_name
+from tasks.outputs.output_file import OutputFile
 from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import OutputTarget, not_continued
 from tasks.protocol.codec import Array, Key
@@ -180,24 +181,24 @@ class FileWriter(Writer):
     def __init__(self, target: OutputTarget) -> None:
         super().__init__(target)
         self.rows_path = self.temporary
-        self.stream: IO[bytes]
+        self.stream: OutputFile
         self.end = 0
         self._opened: list[IO[bytes]] = []
 
     def create(self) -> None:
         """Make the file; with the usual mode, not a private one."""
-        self.stream = self.open(self.rows_path, "wb+" if self.target.journalled else "xb+")
+        self.stream = self.open(self.rows_path, "w" if self.target.journalled else "x")
 
     def reopen(self, specs: Specs, rows: int, mark: int) -> None:
         """Cut off what the journal does not know."""
-        self.stream = self.open(self.rows_path, "rb+")
+        self.stream = self.open(self.rows_path, "r")
         check_length(self.target, self.stream, mark)
         self.stream.truncate(mark)
         self.end = mark
 
-    def open(self, path: Path, mode: Literal["wb+", "xb+", "rb+", "rb"]) -> IO[bytes]:
-        """Open a file that `close` will close."""
-        stream = path.open(mode)
+    def open(self, path: Path, mode: Literal["w", "x", "r"]) -> OutputFile:
+        """Open a file for writing and reading that `close` will close."""
+        stream = OutputFile(path, mode)
         self._opened.append(stream)
         return stream
 
@@ -210,12 +211,12 @@ class FileWriter(Writer):
 
     def sync(self) -> int:
         """Give the bytes that the rows take."""
-        os.fsync(self.stream.fileno())
+        self.stream.sync()
         return self.end
 
     def finish(self, rows: int) -> None:
         """Nothing is missing."""
-        os.fsync(self.stream.fileno())
+        self.stream.sync()
         self.close()
 
     def close(self) -> None:
@@ -248,7 +249,8 @@ class LineWriter(FileWriter):
 
     def open_old(self, header: bytes = b"") -> bytes:
         """Open the output that is mended, which must begin so, and give the line of its first row."""
-        stream = self.open(self.target.path, "rb")
+        stream = self.target.path.open("rb")
+        self._opened.append(stream)
         if stream.read(len(header)) != header:
             raise self.unfitting()
         self._old = self._numbered(stream)
