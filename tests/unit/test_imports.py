@@ -35,6 +35,7 @@ KNOWN = {
     "tasks.outputs.failed_mask",
     "tasks.outputs.formats",
     "tasks.outputs.npy",
+    "tasks.outputs.output_file",
     "tasks.outputs.part_files",
     "tasks.outputs.parts",
     "tasks.outputs.row_spec",
