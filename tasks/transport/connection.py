@@ -25,6 +25,7 @@ from redis.sentinel import (
 )
 
 from tasks.protocol import keys
+from tasks.transport import scripts
 from worker_config.broker import BrokerAddress, SentinelOptions, address_of, redacted, sentinel_options
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
 from worker_config.retry_policy import (
@@ -151,8 +152,16 @@ class _TlsPrimaryConnection(_Knowing, SentinelManagedSSLConnection):
 
 
 def know_errors_of_all() -> None:
-    """Let all connections of this process, a worker's, know these errors: also those of Celery."""
+    """Let all connections of this process, a worker's, know these errors: also those of Celery, and of its scripts."""
     BaseParser.EXCEPTION_CLASSES |= _UNFIT_CODES
+    BaseParser.parse_error = classmethod(_by_cause)  # type: ignore[assignment]
+
+
+_as_redis_does = BaseParser.parse_error.__func__  # type: ignore[attr-defined]
+
+
+def _by_cause(parser: Any, response: str) -> redis.RedisError:
+    return scripts.by_cause(_as_redis_does(parser, response))
 
 
 _connect_as_redis_does = SentinelManagedConnection._connect

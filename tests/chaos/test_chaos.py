@@ -31,6 +31,7 @@ FAILED_ONCE_IN_WIDER = {
     44: "a test waited for the end of an injury for so long that the job was over",
     53: "a test looked for rows in the spool folder alone, which Redis takes once a disk was full",
     105: "a test waited until a worker that stood still looked at its clock",
+    235: "the end of a worker by a script of Celery that a full Redis had refused",
     471: "the same",
     497: "the same",
 }

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import redis
+from kombu import Connection, Exchange, Queue
+from redis._parsers.base import BaseParser
+from redis.exceptions import OutOfMemoryError
 
 from tasks.protocol import keys
 from tasks.protocol.messages import InlineRef, Outputs
 from tasks.transport import queues, scripts
+from tasks.transport.connection import know_errors_of_all
 from tests.seals import push
 from tests.systems import System
 
@@ -49,3 +53,20 @@ def test_so_it_does_in_a_pipeline(server: redis.Redis, transaction: bool) -> Non
     assert server.zrange(keys.QUEUES, 0, -1) == [b"first", b"second"]
     assert server.zrange(keys.JOBS, 0, -1) == [JOB.encode()]
     assert 0 < server.ttl(keys.job(JOB)) <= 60
+
+
+def test_a_worker_knows_why_a_script_of_celery_was_refused(
+    system: System, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseParser, "EXCEPTION_CLASSES", dict(BaseParser.EXCEPTION_CLASSES))
+    monkeypatch.setattr(BaseParser, "parse_error", BaseParser.__dict__["parse_error"])
+    know_errors_of_all()
+    with Connection(system.url.replace("unix:", "redis+socket:")) as connection:
+        reply = Queue("reply", Exchange("reply"), expires=10)(connection.default_channel)  # as of who asks all workers
+        reply.exchange.declare()
+        reply.queue_declare()
+        server.config_set("maxmemory", 1)
+        with pytest.raises(OutOfMemoryError):
+            reply.queue_bind()
+        server.config_set("maxmemory", 0)
+        reply.queue_bind()

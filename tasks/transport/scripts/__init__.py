@@ -76,14 +76,18 @@ async def run_async(client: redis.asyncio.Redis, name: str, held: Sequence[str],
             return await client.evalsha(*words)
 
 
+def by_cause(error: redis.RedisError) -> redis.RedisError:
+    """The error of a command; where it ran a script, of the class that what the script met has by itself."""
+    kind = next((kind for sign, kind in _CAUSES.items() if sign in str(error)), None)
+    return kind(str(error)) if kind else error
+
+
 @contextmanager
 def _causes() -> Iterator[None]:
     try:
         yield
     except redis.ResponseError as error:
-        if kind := next((kind for sign, kind in _CAUSES.items() if sign in str(error)), None):
-            raise kind(str(error)) from None
-        raise
+        raise by_cause(error) from None
 
 
 def keep_job(client: redis.Redis, job_id: str, ttl_seconds: int) -> None:
