@@ -19,15 +19,15 @@ HERE = pathlib.Path(__file__).parent
 
 
 def held(rows):
-    told = HERE / f"held.{os.getpid()}"
     try:
         with open(HERE / "hold") as hold:
             if float(hold.read()) in rows:
+                told = HERE / f"held.{os.fstat(hold.fileno()).st_ino}.{os.getpid()}"
                 told.touch()
                 fcntl.flock(hold, fcntl.LOCK_SH)
+                told.unlink()
     except FileNotFoundError:
         pass
-    told.unlink(missing_ok=True)
     return rows * 2
 """
 
@@ -59,5 +59,7 @@ def held_child(folder: Path) -> int:
 
 
 def held_children(folder: Path) -> set[int]:
-    """The pids of all children that are held."""
-    return {pid for told in folder.glob("held.*") if is_alive(pid := int(told.suffix[1:]))}
+    """The pids of all children that are held, not those that a `holding` before this one has just let go."""
+    hold = folder / "hold"
+    found = folder.glob(f"held.{hold.stat().st_ino}.*") if hold.exists() else ()
+    return {pid for told in found if is_alive(pid := int(told.suffix[1:]))}
