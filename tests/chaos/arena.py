@@ -110,7 +110,13 @@ class Arena:
         wait_until(lambda: all(worker.process.poll() is not None for worker in self.dismissed), "others have left")
         there = there[:count] + [self.start_worker() for _ in range(count - len(there))]
         wait_until(lambda: all(map(self.is_ready, there)), "the workers are ready")
-        wait_until(lambda: len(self.system.slots()) == count * CHILDREN, "all slots, and no others, are known")
+        try:
+            wait_until(lambda: len(self.system.slots()) == count * CHILDREN, "all slots, and no others, are known")
+        except AssertionError as error:
+            error.add_note(f"known are {[(one.worker, one.slot, one.pid) for one in self.system.slots()]}")
+            for worker in there:
+                error.add_note(f"{worker.log}, {descendants_of(worker.pid)}:\n{worker.output()[-3000:]}")
+            raise
 
     def check_workers(self) -> None:
         """No worker has ended but those that were to."""
