@@ -110,19 +110,18 @@ class Arena:
         wait_until(lambda: all(worker.process.poll() is not None for worker in self.dismissed), "others have left")
         there = there[:count] + [self.start_worker() for _ in range(count - len(there))]
         wait_until(lambda: all(map(self.is_ready, there)), "the workers are ready")
-        try:
-            wait_until(lambda: len(self.system.slots()) == count * CHILDREN, "all slots, and no others, are known")
-        except AssertionError as error:
-            error.add_note(f"known are {[(one.worker, one.slot, one.pid) for one in self.system.slots()]}")
-            for worker in there:
-                error.add_note(f"{worker.log}, {descendants_of(worker.pid)}:\n{worker.output()[-3000:]}")
-            raise
+
+        def all_are_known() -> bool:
+            self.check_workers()
+            return len(self.system.slots()) == count * CHILDREN
+
+        wait_until(all_are_known, "all slots, and no others, are known")
 
     def check_workers(self) -> None:
         """No worker has ended but those that were to."""
         for worker in self.system.workers:
             if worker not in self.dismissed:
-                assert worker.process.poll() is None, f"a worker has ended by itself: {worker.log}"
+                assert worker.process.poll() is None, f"a worker has ended by itself: {worker.output()[-3000:]}"
 
     def dismiss(self, worker: Worker) -> None:
         """Ask a worker to end."""
