@@ -164,6 +164,12 @@ class BrokerChannel:
             held = cast("dict[bytes, bytes]", self.client.hgetall(keys.UNACKED))
             return any(job in message for message in held.values())
 
+    def is_run(self) -> bool:
+        """Whether a child was at a chunk of this job when its worker last told, every few seconds."""
+        with broker_errors(self.url):
+            *_, facts = read_all(self.client)
+        return any(one.job == self._job for told in facts.values() for one in told.running.values())
+
     def take_answers(self, wait_seconds: float = BLOCK_SECONDS) -> list[Answer]:
         """The answers that have come, after waiting up to `wait_seconds` for the first."""
         if came := self.take_ready():

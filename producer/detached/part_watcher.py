@@ -22,7 +22,10 @@ from tasks.transport.connection import broker_errors
 from tasks.transport.resend_detached import claim_resend, unanswered
 from worker_config.broker import redacted
 from worker_config.errors import NoWorkerError
-from worker_config.retry_policy import LEAST_RESEND_SECONDS
+from worker_config.retry_policy import HEARTBEAT_SECONDS, LEAST_RESEND_SECONDS, RESEND_BACKOFF
+
+# Within which a worker tells what its children are at, whatever it waits for.
+_HELD_SECONDS = 3 * HEARTBEAT_SECONDS
 
 
 class PartWatcher:
@@ -41,7 +44,7 @@ class PartWatcher:
         # Who looks now and then alone, each time as another watcher, must know it too.
         idle_seconds = max(0.0, time.time() - record.updated_at)
         self._answered, self._moved_at = record.ledger["chunks_answered"], time.monotonic() - idle_seconds
-        self._look_at = self._moved_at + LEAST_RESEND_SECONDS
+        self._look_at, self._copies = self._moved_at + LEAST_RESEND_SECONDS, 0
 
     def look_after(self, record: JobRecord, now: float, *, is_whole: bool) -> str:
         """Do what is due for the part; what its slots wait for, in words, empty where they do not.
@@ -58,7 +61,7 @@ class PartWatcher:
         self._liveness.update(now, workers, seconds_left, preparing)
         if self._answered != record.ledger["chunks_answered"]:
             self._answered, self._moved_at = record.ledger["chunks_answered"], now
-            self._look_at = now + LEAST_RESEND_SECONDS
+            self._look_at, self._copies = now + LEAST_RESEND_SECONDS, 0
         if absence := self._liveness.absence(now):
             where = f" at {redacted(self._channel.url)}" if len(self._plan.parts) > 1 else ""
             raise NoWorkerError(
@@ -84,8 +87,19 @@ class PartWatcher:
             job_store.note_sent(client, record, self._plan, self._channel.sealer)
 
     def _is_lost(self, queues: Collection[str], now: float) -> bool:
-        """Whether nothing comes of the part any more, as when a connection ended with a message in it."""
+        """Whether nothing comes of the part any more, as when a connection ended with a message in it.
+
+        What a worker could not give back, as Redis was away, counts there as held for long: then what children are at
+        tells.
+        """
         if now < self._look_at:
             return False
         self._look_at = now + LEAST_RESEND_SECONDS
-        return not self._channel.has_held() and not self._channel.has_queued(queues)
+        if self._channel.has_queued(queues):
+            return False
+        if not self._channel.has_held():
+            return True
+        if now - self._moved_at < _HELD_SECONDS * RESEND_BACKOFF**self._copies or self._channel.is_run():
+            return False
+        self._copies += 1
+        return True

@@ -449,17 +449,22 @@ def test_a_worker_killed_while_somebody_waits_costs_no_row(system: System) -> No
         assert ledger.chunks_sent_again > 0
 
 
+@pytest.mark.parametrize("held", [False, True])
 def test_a_message_that_nobody_has_any_more_is_sent_again_soon(
-    shared: System, client: Client, server: redis.Redis, expected: Any
+    shared: System, client: Client, server: redis.Redis, expected: Any, held: bool
 ) -> None:
     with shared.standing_still():
         job = client.attach(client.submit("digits", ROWS, chunk_rows=500, detach=True))
         (queue,) = wait_until(lambda: queues(server), "chunks wait")
-        assert job.id.encode() in cast("bytes", server.rpop(queue))  # as by a connection that ends then
+        lost = cast("bytes", server.rpop(queue))  # as by a connection that ends then
+        assert job.id.encode() in lost
+        if held:  # or that ended before what it held could be given back
+            server.hset(keys.UNACKED, "of nobody", lost)
     assert job.wait(0.15 * shared.settings().chunk_timeout_seconds)
     assert job.ledger.chunks_sent_again == 1
     check_close(job.result(), expected)
     job.cancel()
+    server.hdel(keys.UNACKED, "of nobody")
 
 
 def plan_of(plan: Plan | None) -> Plan:
