@@ -236,6 +236,7 @@ def test_all_works_with_least_rights_and_each_is_used(system: System, caplog: py
     overdue = f"{KEY_PREFIX}_kombu.binding_deadlines", {"reply.gone": 1}
     with seen_server(system).seeing() as (used, channels), client_of(system) as server:
         server.zadd(*overdue)
+        server.zadd(keys.UNACKED_INDEX, {"gone": 1})  # a message that is to be given back
         system.start_ready_worker(system.folder / "models.toml", 1)
         produce(system)
         if role in (PRODUCER, WORKER):
@@ -248,6 +249,7 @@ def test_all_works_with_least_rights_and_each_is_used(system: System, caplog: py
         if role is WATCHER:
             watch(system)
             examine(system, role)
+        wait_until(lambda: server.zscore(keys.UNACKED_INDEX, "gone") is None, "it was looked for")
         system.workers[-1].process.terminate()
         wait_for_exit(system.workers[-1].process)
     assert system.redis.refused() == []
