@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.process import current_process
 from pathlib import Path
 
 import msgspec
@@ -39,14 +40,20 @@ class Owner(msgspec.Struct, frozen=True):
     namespace: str
 
 
-def make(prefix: str = PREFIX, place: str | Path | None = None) -> Path:
-    """A folder of this process, in the temporary folder or in `place`; those of processes that were killed go."""
+def make(prefix: str = PREFIX, place: str | Path | None = None, *, takes_all: bool = False) -> Path:
+    """A folder of this process, in the temporary folder or in `place`; those of processes that were killed go.
+
+    With `takes_all` what multiprocessing, and so Celery's pool, makes for this process is in it too: by itself that has
+    a folder of its own, which stays where the process is killed.
+    """
     for folder in own_folders(place):
         if _is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     pid = os.getpid()
     (folder / OWNER).write_bytes(msgspec.json.encode(Owner(pid, born(pid), _namespace())))
+    if takes_all:
+        current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]
     return folder
 
 

@@ -111,7 +111,7 @@ def prepare_worker(app: Any, settings: Settings) -> None:
 
     def on_worker_init(sender: Any, **_: object) -> None:
         reload_request = heed_hangup()
-        folder = run_folder.make()
+        folder = run_folder.make(takes_all=True)
         try:
             main = app.main_process = _prepare(app, settings, sender, folder, reload_request)
         except BaseException as error:

@@ -80,6 +80,18 @@ def ends_well(worker: Worker, children: list[int]) -> None:
     assert list(worker.log.with_suffix(".tmp").iterdir()) == []
 
 
+def test_a_worker_that_is_killed_leaves_one_folder_which_the_next_one_removes(system: System, manifest: Path) -> None:
+    worker = start(system, manifest, "a")
+    children = descendants_of(worker.pid)
+    os.killpg(worker.pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, [worker.pid, *children])), "the worker and its children are dead")
+    temporary = worker.log.with_suffix(".tmp")
+    (left,) = temporary.iterdir()
+    system.start_ready_worker(manifest, 1, "-n", "b@%h", environ={"TMPDIR": str(temporary)})
+    (own,) = temporary.iterdir()
+    assert own != left
+
+
 @pytest.mark.parametrize("environ", [{}, {"REMAP_SIGTERM": "SIGQUIT"}], ids=["by itself", "with REMAP_SIGTERM"])
 def test_a_rolling_restart_costs_no_chunk_and_no_waiting(
     system: System, manifest: Path, chunks: Chunks, environ: dict[str, str]
