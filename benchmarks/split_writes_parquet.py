@@ -30,7 +30,7 @@ from producer.sources import open_source
 FILES, GROUPS = 6, 24  # 192 MiB a file
 SPEED_AIM, THRIFT_AIM = 0.6, 1.0
 _SCHEMA = pa.schema([("row", pa.int64()), ("output", pa.float32())])
-# As `tasks/outputs/arrow_files.py` has them.
+# As `tasks/outputs/arrow.py` has them.
 _OURS = {"use_dictionary": [], "column_encoding": {"row": "DELTA_BINARY_PACKED"}}
 
 

@@ -1,6 +1,6 @@
-"""Rows --> a column `row` and one column per output, as tables of about 16 MiB: a Parquet or a Feather file.
+"""Rows --> a column `row` and one column per output, as tables of about 16 MiB --> a Parquet or a Feather file.
 
-`row` is the row of the data set.
+`row` is the row of the data set. Feather is version 2: Arrow's own file format, packed with LZ4.
 
 A scalar is a primitive column, a vector a list of fixed size, a higher rank a flattened one with its shape in the
 field's metadata, as JSON: {"shape": "[2, 3]"}. An output without a name is "output".
@@ -162,6 +162,30 @@ class ArrowWriter(FileWriter):
         return self._arrow.RecordBatch.from_arrays(columns, schema=self._schema)
 
 
+class ParquetWriter(ArrowWriter):
+    """Columns in a Parquet file, with a dictionary where values may be few; by default all columns would have one."""
+
+    format_name = "Parquet"
+
+    def open_tables(self, stream: IO[bytes], schema: Any) -> Any:
+        """The library's own writer; rows' numbers, which mostly differ by one, are written as differences."""
+        parquet = import_optional("pyarrow.parquet", "parquet", str(self.target.path))
+        return parquet.ParquetWriter(
+            stream, schema, use_dictionary=_repeating(schema), column_encoding={ROW: "DELTA_BINARY_PACKED"}
+        )
+
+
+class FeatherWriter(ArrowWriter):
+    """Columns in a Feather file."""
+
+    format_name = "Feather"
+
+    def open_tables(self, stream: IO[bytes], schema: Any) -> Any:
+        """The library's own writer; packed as `pyarrow.feather` does."""
+        ipc = import_optional("pyarrow.ipc", "parquet", str(self.target.path))
+        return ipc.new_file(stream, schema, options=ipc.IpcWriteOptions(compression="lz4"))
+
+
 class _RowGroups:
     """Batches become row groups of about the same size, whatever the size of the batches."""
 
@@ -244,3 +268,14 @@ def _column(arrow: Any, array: Array, column_type: Any) -> Any:
             flat = np.ma.array(flat.filled(0), mask=flat.mask)
         values = arrow.array(flat)
     return arrow.FixedSizeListArray.from_arrays(values, type=column_type) if array.ndim > 1 else values
+
+
+def _repeating(schema: Any) -> list[str]:
+    """The paths of columns whose values may be few: texts, bytes and integers, but not floats and the rows' numbers."""
+    types = import_optional("pyarrow.types", "parquet")
+    paths = []
+    for field in schema:
+        value = getattr(field.type, "value_type", field.type)
+        if field.name != ROW and not types.is_floating(value):
+            paths.append(field.name if value is field.type else f"{field.name}.list.element")
+    return paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.outputs.arrow_files import FeatherWriter, ParquetWriter
+from tasks.outputs.arrow import FeatherWriter, ParquetWriter
 from tasks.outputs.csv import CsvWriter
 from tasks.outputs.jsonl import JsonLinesWriter
 from tasks.outputs.npy import NpyWriter
