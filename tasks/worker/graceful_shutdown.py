@@ -88,7 +88,5 @@ def _hand_back(controller: Any) -> None:
     controller.semaphore.clear()
     controller.pool.flush()
     for request in waiting:
-        # To the head of its queue, where it was; `reject` alone puts it at the end, behind all later chunks. What
-        # is left for it to do is to forget the chunk.
-        request.message.channel.qos.restore_by_tag(request.message.delivery_tag)
-        request.reject(requeue=True)
+        request.message.channel.qos.give_back(request.message.delivery_tag)
+        request.reject(requeue=True)  # Celery forgets the chunk

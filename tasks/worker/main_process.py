@@ -79,7 +79,7 @@ class MainProcess:
         reports: what children say while they start.
         memory_limit: bytes that a child's models may take.
         facts: what doctor is shown; with the number of children and the threads of each.
-        inspection: None until the first children are ready.
+        inspection: None until the first children are ready, and when the worker ends.
     """
 
     worker: str
@@ -203,9 +203,8 @@ def request_reload(app: Any) -> bool:
 
 def _settle_libraries(threads: int, broker_url: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    of_celery = (
-        name for name in unheeded_celery(os.environ) if broker_url not in shard_urls(os.environ[name])
-    )  # `-b` sets one
+    # But for the one that `-b` sets.
+    of_celery = (name for name in unheeded_celery(os.environ) if broker_url not in shard_urls(os.environ[name]))
     if unheeded := [*of_celery, *settle_models(os.environ)]:
         say(f"{', '.join(unheeded)}: not heeded; a worker's settings are CELERIAC_* and its options")
 
@@ -285,6 +284,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         main = main_process(controller.app)
         if main is None:
             return
+        main.inspection = None  # Celery goes on firing timers until the children have ended
         slots = worker_registry.saved_slots(main.models.folder)
         run_folder.remove(main.models.folder)
         if main.spool_mark:
@@ -297,7 +297,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
     terminate = stop
 
     def _heartbeat(self, controller: Any, main: MainProcess) -> None:
-        if main.inspection is None:  # the children are not ready
+        if main.inspection is None:  # the worker ends
             return
         try:
             self._forget(controller.consumer, main)
@@ -315,9 +315,9 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _reload(self, controller: Any, main: MainProcess) -> None:
         """Take chunks for new models before producers hear of them, and for old ones as long as jobs are pinned."""
-        if not main.reloader.look():
+        if main.inspection is None or not main.reloader.look():
             return
-        if not (main.inspection and main.inspection.drain.is_on):
+        if not main.inspection.drain.is_on:
             change_queues(controller.consumer.add_task_queue, [main.models.current.queue])
         self._heartbeat(controller, main)
 

@@ -76,17 +76,29 @@ class Acknowledgements(transport.QoS):  # type: ignore[misc]
             self._is_planned = True
             self.hub.call_later(LONGEST_SECONDS, self._tell_in_time)
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Give a message back; where that fails, connect again.
+    def give_back(self, delivery_tag: str) -> None:
+        """Put a message at the head of its queue, where it was; one that is rejected goes behind all later ones."""
+        self.restore_by_tag(delivery_tag)
+        self._delivered.pop(delivery_tag, None)
 
-        Celery logs it and goes on, as its loop sees by itself that a connection is lost. One that was refused alone is
-        not, and the message would count as running for ever.
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject a message that was not given back; where that fails, connect again.
+
+        It must not be among those that are acknowledged: whoever holds it next, under the same tag, would lose it.
+        Celery logs an error and goes on, as its loop sees by itself that a connection is lost. One that was refused
+        alone is not, and the message would count as running for ever.
         """
+        if delivery_tag not in self._delivered:
+            return
         try:
-            super().reject(delivery_tag, requeue)
+            if requeue:
+                self.restore_by_tag(delivery_tag, leftmost=True)
+            else:
+                self._remove_from_indices(delivery_tag).execute()
         except PASSING as error:
             self.hub.call_soon(_raise, error)
             raise
+        self._delivered.pop(delivery_tag, None)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """Give messages back, as the connection ends; also those of which Redis cannot be told that they are done."""

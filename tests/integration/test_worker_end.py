@@ -16,8 +16,9 @@ from tasks.protocol.messages import Outputs
 from tests.chunks import Chunks, chunks_of, outputs_of
 from tests.manifests import write_manifest
 from tests.systems import System, Worker
-from tests.waiting import descendants_of, is_alive, wait_for_exit, wait_until
+from tests.waiting import descendants_of, is_alive, take, wait_for_exit, wait_until
 from worker_config.celery_app import celery_settings
+from worker_config.retry_policy import HEARTBEAT_SECONDS
 from worker_config.settings import Settings
 
 JOB = "00000000feed"
@@ -142,6 +143,22 @@ def test_what_does_not_end_in_time_is_handed_back_and_nobody_is_blamed(
     np.testing.assert_array_equal(outputs_of(answer), rows_of(0) * 2)
     assert isinstance(answer, Outputs)
     assert chunks.noted() == {}
+
+
+def test_a_worker_that_has_said_that_it_ends_does_not_come_back(system: System, manifest: Path, chunks: Chunks) -> None:
+    worker = system.workers[0]
+    send_all(chunks)
+    (running,) = wait_until(lambda: begun(chunks), "a chunk runs")
+    os.kill(worker.pid, signal.SIGTERM)
+    wait_until(lambda: waiting(chunks) == CHUNKS - 1, "it ends when the chunk is done")
+    os.kill(worker.pid, signal.SIGTERM)  # impatient: it says at once that it ends
+    wait_until(lambda: not system.slots(), "its slot is gone")
+    take(HEARTBEAT_SECONDS + 1)  # until it would have told that it lives
+    assert worker.process.poll() is None
+    assert not system.slots()
+    (system.folder / str(running)).touch()
+    wait_for_exit(worker.process)
+    assert not system.slots()
 
 
 def test_the_time_to_finish_is_bounded() -> None:
