@@ -23,6 +23,12 @@ from benchmarks.peers.environments import python_of
 SYSTEMS_FOLDER = Path(__file__).parent / "systems"
 _BEGIN, _END = "# user code: begin", "# user code: end"
 _END_SECONDS = 20
+_ENVIRON = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "PYTHONPATH": str(SYSTEMS_FOLDER),
+    # Ours is not installed as the others are, with the bytecode of its modules: it keeps that from its first start on.
+    "PYTHONDONTWRITEBYTECODE": "",
+}
 
 
 class ProgramEndedError(Exception):
@@ -102,7 +108,7 @@ class Program:
                 stderr=errors,
                 bufsize=0,
                 start_new_session=True,
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(SYSTEMS_FOLDER), **environ},
+                env={**os.environ, **_ENVIRON, **environ},
             )
 
     def ask(

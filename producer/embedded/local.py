@@ -12,62 +12,31 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from producer.client import Client
-from producer.embedded.given_models import write_models
 from producer.embedded.monitor import Monitor
 from producer.embedded.redis_server import find_redis_server
 from producer.requests.start_display import StartDisplay
 from tasks.transport import run_folder
-from tasks.transport.connection import broker_errors, connect
-from tasks.transport.worker_registry import read_all
 from worker_config.environment import check_no_shadow, for_worker
-from worker_config.errors import UsageError, WorkerStartError
+from worker_config.errors import UsageError
 from worker_config.model_paths import manifest_at
 from worker_config.object_urls import SCHEMES
 from worker_config.retry_policy import FAREWELL_SECONDS
 from worker_config.settings import Settings
 
+if TYPE_CHECKING:
+    from producer.embedded.local_client import LocalClient
+
 # A path of a Unix socket has at most 107 bytes.
 _LONGEST_FOLDER = 80
-_POLL_SECONDS = 0.05
 # Where payloads are as fast as memory.
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - made private by mkdtemp
 # Several windows of payloads and as many outputs.
 LEAST_MEMORY_BYTES = 2**30
-
-
-class LocalClient(Client):
-    """A client with a Redis and a worker of its own, which end with it.
-
-    Args:
-        settings: with the URL of that Redis.
-        watch: as of `Client`.
-        end: ends the two; called once, and keeps nothing of the client.
-    """
-
-    def __init__(self, settings: Settings, watch: Callable[[], None], end: Callable[[], None]) -> None:
-        self._end = weakref.finalize(self, end)
-        self._end.atexit = False  # `close` does it, after the jobs that still run
-        super().__init__(settings=settings, watch=watch)
-
-    def close(self) -> None:
-        """As of `Client`; then Redis and the worker end. Harmless when done twice."""
-        try:
-            super().close()
-        finally:
-            self._end()
-
-    def after_fork(self) -> None:
-        """They are the parent's."""
-        super().after_fork()
-        self._end.detach()
 
 
 def local(
@@ -143,7 +112,10 @@ def local(
                 },
             }
             monitors.append(monitor := Monitor(_start_supervisor(orders), folder))
-            _wait_until_ready(monitor, url, workers, settings.load_timeout_seconds, display)
+            # The worker takes a second to start: what only the client needs is imported meanwhile.
+            from producer.embedded.local_client import LocalClient, wait_until_ready
+
+            wait_until_ready(monitor, url, workers, settings.load_timeout_seconds, display)
         return LocalClient(replace(settings, broker_url=url, spool=spool), monitor.check, end)
     except BaseException:
         end()
@@ -156,6 +128,8 @@ def _manifest(
     """The manifest, and what a worker needs in its environment for it; models at hand are saved in the folder."""
     if not isinstance(models, Mapping):
         return manifest_at(Path(models)) if models else settings.models_path, {}
+    from producer.embedded.given_models import write_models  # with NumPy
+
     display.show("saving the models")
     (folder / "models").mkdir()
     manifest, folders = write_models(models, folder / "models")
@@ -212,27 +186,3 @@ def _redis_command(server: str, folder: Path) -> list[str]:
         "appendonly": "no",
     }
     return [server, *(word for name, value in options.items() for word in (f"--{name}", value))]
-
-
-def _wait_until_ready(monitor: Monitor, url: str, workers: int, timeout_seconds: float, display: StartDisplay) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    redis_is_up, step = False, ""
-    with connect(url) as client:
-        while True:
-            for event in monitor.events(_POLL_SECONDS):
-                if "ended" in event:
-                    raise monitor.start_error(event)
-                redis_is_up = redis_is_up or event.get("up") == "redis"
-            if redis_is_up:
-                with broker_errors(url):
-                    found, preparing, _ = read_all(client)
-                if sum(map(len, found.values())) >= workers:
-                    return
-                if step != (step := "".join(one.step for one in preparing.values())):
-                    deadline = time.monotonic() + timeout_seconds
-            display.show(step or f"starting {'a worker' if redis_is_up else 'Redis'}")
-            if time.monotonic() > deadline:
-                raise WorkerStartError(
-                    f"the worker's children were not ready after {timeout_seconds:.0f} seconds"
-                    f"{f' of {step}' if step else ''}; give them longer with CELERIAC_LOAD_TIMEOUT_SECONDS"
-                )

@@ -13,8 +13,6 @@ import time
 from types import TracebackType
 from typing import Any
 
-from tqdm import tqdm
-
 logger: logging.Logger = logging.getLogger(__name__)
 
 # What takes no longer is not told: of a line that goes away again, and of lines that stay.
@@ -67,6 +65,8 @@ class StartDisplay:
 
     def _draw(self, text: str) -> None:
         if self._line is None:
+            from tqdm import tqdm  # a start that is short does without
+
             self._line = tqdm(total=0, bar_format="{desc}", leave=False, file=sys.stderr, dynamic_ncols=True)
         if text != self._line.desc:
             self._line.set_description_str(text)

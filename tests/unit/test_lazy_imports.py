@@ -51,6 +51,8 @@ def test_the_package_imports_a_name_s_module_when_the_name_is_used() -> None:
     tell = "import sys; import producer; {}; print(*sys.modules)"
     assert not imported(tell.format("pass")) & {"celery", "click", "msgspec", "numpy", "redis"}
     assert "numpy" not in imported(tell.format("producer.JobState"))
+    # The client is imported while the worker starts.
+    assert not imported(tell.format("producer.local")) & {"numpy", "producer.client", "redis", "tqdm"}
     modules = imported(tell.format("producer.Client"))
     assert "numpy" in modules
     # Its messages are made by hand (`tasks/transport/task_message.py`).
