@@ -169,6 +169,7 @@ class Dispatcher:
             self._close(chunk)
             self.window.dropped(chunk.bytes_in_flight)
             self._channel.forget(chunk.refs, chunk.queue)
+        error.with_traceback(None)  # whose frames have the job, which has the error: a cycle
         if self.stop is None or index < self.stop[0]:
             self.stop = index, error
 

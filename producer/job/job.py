@@ -54,7 +54,6 @@ class Job(JobHandle):
         self._begun = False
         self._marks = Marks()
         self._taking, self._is_interrupted = threading.Lock(), False
-        self._parts = iter(self._take_part, None)
         self._show_end: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=runner.work, name=f"celeriac-{self.id}", daemon=True)
 
@@ -113,7 +112,7 @@ class Job(JobHandle):
             JobCancelledError: the job was cancelled.
             NoWorkerError, BrokerError: workers or Redis have gone.
         """
-        return self._parts
+        return iter(self._take_part, None)
 
     @overload
     def result(self, returns: Literal["arrays"] = "arrays") -> OutputTree: ...
@@ -163,7 +162,7 @@ class Job(JobHandle):
 
         if not self._begun:
             runner.allow_restart(begin_again)
-        for part in self._parts:
+        for part in self.parts():
             arrays.add(part)
         return arrays.result()
 
@@ -293,8 +292,9 @@ class Job(JobHandle):
         return self.context.timeline.rows_by_time()
 
     def _end(self) -> None:
-        self._seconds = time.monotonic() - self._started
-        self._show_end()
+        if self._seconds is None:
+            self._seconds = time.monotonic() - self._started
+            self._show_end()
 
     def _take_part(self) -> Part | None:
         """The next one; None after the last."""

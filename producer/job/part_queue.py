@@ -67,22 +67,25 @@ class PartQueue:
     def close(self, error: BaseException | None = None) -> None:
         """Say that no more parts come, and why, if it was not the end."""
         with self._changed:
-            self._closed, self._error = True, error
+            # Its frames have the job, and so this queue.
+            self._closed, self._error = True, error and error.with_traceback(None)
+            self.on_restart = self.on_restart if self._is_void else None
             self._changed.notify_all()
 
     def take(self) -> Part | None:
         """Wait for the next part; None after the last one.
 
         Raises:
-            BaseException: what `close` was given, after the parts that came before it.
+            BaseException: such as `close` was given, after the parts that came before it.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._parts or self._closed or self._is_void)
             is_void, self._is_void = self._is_void, False
             if not is_void:
                 if not self._parts:
+                    self.on_restart = None  # it knows the job, and so this queue: a cycle
                     if self._error is not None:
-                        raise self._error
+                        raise _twin(self._error) from self._error.__cause__
                     return None
                 part, size = self._parts.popleft()
                 self._bytes -= size
@@ -93,3 +96,10 @@ class PartQueue:
             return self.take()
         self.wake.set()
         return part
+
+
+def _twin(error: BaseException) -> BaseException:
+    """The same to raise once more: one that is kept would keep the frames that it goes through, and they the job."""
+    twin = type(error).__new__(type(error), *error.args)
+    vars(twin).update(vars(error))
+    return twin

@@ -31,17 +31,14 @@ class MergeFeed(Feed):
         super().__init__(f"parts of {label}", None, 0, 0)
         self._orders: deque[MergeOrder] = deque()
         self._ended = False
-        self.wake: Callable[[], object] = lambda: None
 
     def add(self, order: MergeOrder) -> None:
         """One more file is to be made."""
         self._orders.append(order)
-        self.wake()
 
     def end(self) -> None:
         """No more files."""
         self._ended = True
-        self.wake()
 
     def restart(self, first_row: int) -> None:
         """No model runs, so no executor can be found to differ."""
@@ -86,17 +83,18 @@ class MergeJob:
         spec = replace(context.spec, options=options, in_place=None, store=store, kept=None, kept_in_place=None)
         sizer = ChunkSizer(1, fixed_rows=1)
         self._job = make_job(context.settings, spec, self._feed, sizer, context.worker_timeout_seconds, context.watch)
-        self._feed.wake = self._job.wake
         self._files = self._job.parts()
         self._job.start(lambda: None)
 
     def add(self, order: MergeOrder) -> None:
         """One more file is to be made."""
         self._feed.add(order)
+        self._job.wake()
 
     def end(self) -> None:
         """No more files; returns when nothing of it is left in Redis, but for its record."""
         self._feed.end()
+        self._job.wake()
         for _ in self._files:
             pass
         self._job.wait()

@@ -48,26 +48,13 @@ class PickedRows(SliceReader):
         lock: threading.RLock | None = None,
         table: Table | None = None,
     ) -> None:
-        super().__init__(label, len(order), source.row_bytes, self._picked, table)
-        self._source, self._order, self._lock = source, order, lock or threading.RLock()
+        self._order, lock = order, lock or threading.RLock()
 
-    def _picked(self, start: int, stop: int) -> Rows:
-        """Rows that follow each other are read at once."""
-        order = self._order[start:stop]
-        with self._lock:
-            if not len(order):
-                return rows_between(self._source, 0, 0)
-            if isinstance(order, range):
-                return rows_between(self._source, order.start, order.stop)
-            if pick := getattr(self._source, "pick", None):
-                picked_rows: Rows = pick(self.of(start, stop))
-                return picked_rows
-            by_place = np.argsort(order)
-            rebatcher = Rebatcher()
-            for first, last in runs_of(order[by_place]):
-                rebatcher.add(rows_between(self._source, first, last))
-        rows, _ = rebatcher.take(len(order))
-        return picked(rows, np.argsort(by_place))
+        def read(start: int, stop: int) -> Rows:
+            with lock:
+                return _picked(source, order[start:stop])
+
+        super().__init__(label, len(order), source.row_bytes, read, table)
 
     def of(self, start: int, stop: int) -> Array:
         """Which rows of the data set the rows `[start, stop)` of the order are."""
@@ -75,6 +62,23 @@ class PickedRows(SliceReader):
 
     def forget(self, start: int, stop: int) -> None:
         """Nobody asks for these again; the order has them all anyway."""
+
+
+def _picked(source: Source, order: Array | range) -> Rows:
+    """Rows that follow each other are read at once."""
+    if not len(order):
+        return rows_between(source, 0, 0)
+    if isinstance(order, range):
+        return rows_between(source, order.start, order.stop)
+    if pick := getattr(source, "pick", None):
+        picked_rows: Rows = pick(np.asarray(order, np.int64))
+        return picked_rows
+    by_place = np.argsort(order)
+    rebatcher = Rebatcher()
+    for first, last in runs_of(order[by_place]):
+        rebatcher.add(rows_between(source, first, last))
+    rows, _ = rebatcher.take(len(order))
+    return picked(rows, np.argsort(by_place))
 
 
 def _read(source: BatchSource, rows: Array) -> Batches:
