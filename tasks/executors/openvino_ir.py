@@ -11,6 +11,7 @@ for each smaller batch that somebody calls for. Other numbers of rows fill the n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -59,7 +60,7 @@ class Compiled:
         graph_file = folder / self._file("pb")
         try:
             graph_file.write_bytes(function.graph.as_graph_def().SerializeToString())
-            model = openvino.Core().read_model(graph_file)
+            model = _core().read_model(graph_file)
             ends = ends_of(function)
             if self.is_quantised:
                 model = _quantised(model, ends, rows, batch_rows)
@@ -98,7 +99,7 @@ class Compiled:
     def _compile(self, path: Path, ends: Ends, shapes: Sequence[Sequence[int | None]], threads: int) -> FlatCall:
         openvino = _imported()
         properties, hint = openvino.properties, openvino.properties.hint
-        core = openvino.Core()
+        core = _core()
         model = core.read_model(path)
         numbers = _inputs_of(model, ends)
         model.reshape(
@@ -133,6 +134,18 @@ def _imported() -> Any:
         import openvino
         import openvino.properties.hint
     return openvino
+
+
+def _core() -> Any:
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(pid: int) -> Any:
+    """One for all models of a process, and for its life: each that is used gives the thread, where the processor has
+    AMX, another stack for signals, and they can end in an order that leaves it one which is freed.
+    """
+    return _imported().Core()
 
 
 def _quantised(model: Any, ends: Ends, rows: FlatArrays, batch_rows: int) -> Any:

@@ -196,6 +196,16 @@ print(private_bytes() - trial, own_bytes() - child)
 """
 
 
+def test_all_models_of_a_process_are_of_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    snapshot, rows = wide(tmp_path), np.ones((BATCH, WIDTH), np.float32)
+    first = EXECUTORS["openvino"].load(tmp_path, snapshot, BATCH, 1)
+    monkeypatch.setattr(openvino, "Core", None)  # whoever makes another one fails
+    second = EXECUTORS["openvino"].load(tmp_path, snapshot, BATCH, 1)
+    np.testing.assert_array_equal(second([rows])[0], first([rows])[0])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_as_many_threads_compute_as_a_child_is_told(tmp_path: Path, threads: int) -> None:
     call = EXECUTORS["openvino"].load(tmp_path, wide(tmp_path), BATCH, threads)
