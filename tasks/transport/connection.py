@@ -56,14 +56,15 @@ LOST = (redis.ConnectionError, redis.TimeoutError, TimeoutError, *_UNFIT)
 # After which what was asked for may be asked for again, by whoever has time; rights can be given back.
 PASSING = (*LOST, OutOfMemoryError, NoPermissionError)
 BACKOFF = ExponentialBackoff(LONGEST_BACKOFF_SECONDS, LEAST_BACKOFF_SECONDS)
+# Made once: for each connection redis-py reads its own version from the disk, but for those of before 7.2.
+_DRIVER = {"driver_info": redis.connection.DriverInfo()} if hasattr(redis.connection, "DriverInfo") else {}
 
 # For these redis-py knows no errors of their own: a server that takes no writes since it cannot save, has fewer
 # replicas than it must have, or runs somebody's long script; and one that becomes a replica while somebody waits for
 # an item of a list.
 _UNFIT_CODES = dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
 
-# By which redis-py counts connections that are lost; those of Unix sockets have no port, and end in an AttributeError.
-# Those of Celery, which names no class of ours for them, are mended too; nobody else looks for it.
+# redis-py counts connections that are lost by it, and fails where there is none: those of Celery are mended so, too.
 redis.UnixDomainSocketConnection.port = 0  # type: ignore[attr-defined]
 
 
@@ -97,6 +98,7 @@ def login_options(address: BrokerAddress, timeout_seconds: float = SOCKET_TIMEOU
         "db": address.database,
         "username": address.username,
         "password": address.password,
+        **_DRIVER,
     }
     # A Unix socket knows no keep-alive.
     return options if address.scheme == "unix" else {**options, "socket_keepalive": True, **(address.tls or {})}
