@@ -7,8 +7,8 @@
 # `importlib.metadata`, which finds the folder of the package's metadata and parses its file. It is done where the
 # connection object is made, before anything is sent, by the synchronous and the asynchronous classes alike, and by each
 # `Redis(...)` or pool that is not given one. It took 0.4 to 0.7 ms, more than a round trip to a server on the same
-# machine: who opens connections for short work pays it each time. One `driver_info=DriverInfo()` that is made once and given to all
-# pools ends it; `lib_version`, which did the same before, is deprecated.
+# machine: who opens connections for short work pays it each time. One `driver_info=DriverInfo()` that is made once and
+# given to all pools ends it; `lib_version`, which did the same before, is deprecated.
 #
 # Seen, of ten connections made by one pool of each kind: ten look-ups; none with a `driver_info`.
 set -eu
