@@ -12,7 +12,8 @@ def say(text: str) -> None:
     """Write a line, above whatever bar there is."""
     # Without tqdm there is no bar, and most commands do without it.
     if tqdm := sys.modules.get("tqdm"):
-        tqdm.tqdm.write(text, file=sys.stderr)
+        # Its end with it: Ctrl-C may come between two writes, and what is said then would stand in the same line.
+        tqdm.tqdm.write(f"{text}\n", file=sys.stderr, end="")
         sys.stderr.flush()
     else:
         click.echo(text, err=True)

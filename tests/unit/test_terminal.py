@@ -10,7 +10,7 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from producer.cli.terminal import LinesAboveBars
+from producer.cli.terminal import LinesAboveBars, say
 
 
 class Terminal(io.StringIO):
@@ -41,6 +41,14 @@ def test_what_is_logged_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) ->
     assert first == "celeriac: job 3f2a waits"
     assert second.startswith(" 20%|")
     bar.close()
+
+
+def test_a_line_is_written_with_its_end_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    monkeypatch.setattr(screen, "write", written.append)
+    say("a word")
+    assert [piece for piece in written if piece] == ["a word\n"]
 
 
 def test_without_a_bar_it_is_a_line_and_nothing_is_imported_for_it() -> None:
