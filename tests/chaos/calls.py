@@ -10,14 +10,19 @@ from pathlib import Path
 
 import psutil
 
+from tasks.transport.run_folder import born
 from tests.chaos.pacing import CALLS
 
 
 @dataclass
 class Call:
-    """One run of a chunk; `first` is its first row, `ended` is None while it runs or if its process was killed."""
+    """One run of a chunk, by a process that was born then: in hours another one may have its pid.
+
+    `first` is its first row, `ended` is None while it runs or if its process was killed.
+    """
 
     pid: int
+    born: int
     first: int
     rows: int
     begun: float
@@ -43,12 +48,13 @@ class Calls:
             self._offset = stream.tell()
         *lines, self._tail = data.split(b"\n")
         for line in lines:
-            what, at, pid, first, rows = line.decode().split()
+            what, at, *numbers = line.decode().split()
+            call = Call(*map(int, numbers), begun=float(at))
             if what == "begin":
-                call = self._open[int(pid)] = Call(int(pid), int(first), int(rows), float(at))
+                self._open[call.pid] = call
                 self.all.append(call)
             else:
-                self._open.pop(int(pid)).ended = float(at)
+                self._open.pop(call.pid).ended = float(at)
         return self.all
 
     def restart(self) -> None:
@@ -59,7 +65,7 @@ class Calls:
     def open(self) -> list[Call]:
         """Calls that have not ended, of processes that run."""
         self.read()
-        return [call for pid, call in self._open.items() if _runs(pid)]
+        return [call for call in self._open.values() if _runs(call)]
 
     def rows(self) -> int:
         """Rows of all calls, those that were cut short included."""
@@ -74,9 +80,9 @@ class Calls:
         return statistics.median(call.ended - call.begun for call in self.read() if call.ended)
 
 
-def _runs(pid: int) -> bool:
+def _runs(call: Call) -> bool:
     try:
-        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)
+        return born(call.pid) == call.born and psutil.Process(call.pid).status() != psutil.STATUS_STOPPED
     except psutil.NoSuchProcess:
         return False
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.transport.run_folder import born
 from tests.waiting import take
 
 CALLS = "calls"
@@ -35,7 +36,8 @@ def paced(rows: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
 
 def _note(what: str, first: int, rows: int) -> None:
     """One line in one write at the end of the file: those of several processes do not mix."""
-    line = f"{what} {time.monotonic()} {os.getpid()} {first} {rows}\n"
+    pid = os.getpid()
+    line = f"{what} {time.monotonic()} {pid} {born(pid)} {first} {rows}\n"
     descriptor = os.open(CALLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, line.encode())
