@@ -60,10 +60,17 @@ class CannotError(Exception):
     """A system has no way to do a work, or has failed at it."""
 
 
-def visit(system: System, stage: Stage, processes: int, log: Path, warm_seconds: float) -> Visit:
+def visit(
+    system: System,
+    stage: Stage,
+    processes: int,
+    log: Path,
+    warm_seconds: float,
+    most_seconds: float = MOST_SECONDS,
+) -> Visit:
     """Start the system, give it the work once, then again until all runs together have taken so long, three at most.
 
-    Every output is checked, outside the clock.
+    Each answer may take `most_seconds`. Every output is checked, outside the clock.
     """
     found = Visit()
     if not stage.quick:
@@ -73,8 +80,8 @@ def visit(system: System, stage: Stage, processes: int, log: Path, warm_seconds:
             began = time.monotonic()
             program = Program(system, processes, log, stage.environ)
             with program:
-                _answer(program.ask({}, MOST_SECONDS))
-                output = _run(program, stage, found)
+                _answer(program.ask({}, most_seconds))
+                output = _run(program, stage, found, most_seconds)
                 found.cold_seconds = time.monotonic() - began
                 found.pss, found.own, found.written = usage.stop()
                 stage.check(output, system.variant)
@@ -90,9 +97,9 @@ def visit(system: System, stage: Stage, processes: int, log: Path, warm_seconds:
     return found
 
 
-def _run(program: Program, stage: Stage, found: Visit) -> Path:
+def _run(program: Program, stage: Stage, found: Visit, most_seconds: float = MOST_SECONDS) -> Path:
     output = stage.fresh_output()
-    answer = _answer(program.ask(stage.order(output), MOST_SECONDS))
+    answer = _answer(program.ask(stage.order(output), most_seconds))
     found.lost, found.latencies = answer.get("lost", 0), answer.get("latencies", [])
     return output
 
