@@ -64,7 +64,7 @@ _DRIVER = {"driver_info": redis.connection.DriverInfo()} if hasattr(redis.connec
 # an item of a list.
 _UNFIT_CODES = dict.fromkeys(["MISCONF", "NOREPLICAS", "BUSY", "UNBLOCKED"], ReadOnlyError)
 
-# redis-py counts connections that are lost by it, and fails where there is none: those of Celery are mended so, too.
+# By their port redis-py counts connections that are lost; without one, those of Celery too, that ends in an error.
 redis.UnixDomainSocketConnection.port = 0  # type: ignore[attr-defined]
 
 
