@@ -67,9 +67,10 @@ class PartQueue:
     def close(self, error: BaseException | None = None) -> None:
         """Say that no more parts come, and why, if it was not the end."""
         with self._changed:
-            # Its frames have the job, and so this queue.
+            # Its frames have the job, and so this queue, as has what is called at a restart: none will come any more.
             self._closed, self._error = True, error and error.with_traceback(None)
-            self.on_restart = self.on_restart if self._is_void else None
+            if not self._is_void:
+                self.on_restart = None
             self._changed.notify_all()
 
     def take(self) -> Part | None:
