@@ -80,9 +80,9 @@ def question(quick: bool) -> bool:
     return quiet
 
 
-def write_file(path: Path, groups: int) -> float:
+def write_file(path: Path, groups: int, seed: int = 0) -> float:
     """A file, and the sum of its values."""
-    values, whole = np.random.default_rng(0), 0.0
+    values, whole = np.random.default_rng(seed), 0.0
     schema = pa.schema([(f"c{column}", pa.float64()) for column in range(COLUMNS)])
     with pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=False) as writer:
         for _ in range(groups):

@@ -7,6 +7,7 @@ processors; every output is checked. A run of all systems, in full sizes, puts i
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Compare; the exit code is 1 where a result is void, but for a quick run, of which no figure counts."""
     asked = _arguments(words)
     adopt_orphans()
+    # Whatever the machine has: servers and collectors of garbage would get others besides.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CHILDREN])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left, neither processes nor files
     reports.RESULTS = asked.results
     for name in asked.systems:

@@ -41,7 +41,7 @@ class Outcome:
     """What came of it.
 
     Attributes:
-        ended: how: "ends", "error: ...", "dies: ...", "hangs", or "cannot: ...".
+        ended: how: "ends", "error: ...", "dies: ...", "hangs: ...", or "cannot: ...".
         good, right: rows that are not bad, and those of them that are in the output, right.
         lost: rows that the system says it has lost.
         named: whether it says which row was bad.
@@ -69,7 +69,7 @@ def set_up(fault: str, quick: bool) -> Iterator[tuple[Stage, int | None]]:
         if bad is not None:
             rows[bad, 0] = np.nan if fault == "raises" else DEADLY
         np.save(place / "rows.npy", rows)
-        write_parts(place / "parts", rows)
+        write_parts(place, rows)
         environ = {"CELERIAC_CACHE": str(place / "cache")}
         yield Stage("faulty", _WORK, place, len(rows), rows.sum(axis=1, keepdims=True), quick, environ), bad
 
@@ -86,8 +86,8 @@ def outcome(system: System, fault: str, stage: Stage, bad: int | None, processes
             program.ask({}, MOST_SECONDS)
             answer = program.ask(stage.order(output, fault=fault, calls=str(calls)), 4 * MOST_SECONDS, watch)
         ended = "ends" if "done" in answer else f"error: {answer['error']}" if "error" in answer else ""
-    except ProgramHangsError:
-        ended = "hangs"
+    except ProgramHangsError as error:
+        ended = f"hangs: {error}"
     except ProgramEndedError as error:
         ended = f"dies: {error}"
     except NotInstalledError as error:

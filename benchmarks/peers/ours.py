@@ -24,13 +24,20 @@ if TYPE_CHECKING:
 SETTINGS = {
     "system": "local(...): a private Redis and a worker with a child for each processor, one thread each",
     "manifest": "path and batch_rows; for 655 MB of weights prefer = memory; for bfloat16 precision, and tolerance"
-    " or, of classes, agreement",
+    " or, of classes, agreement; rows for calibration",
     "executors": "chosen by the worker at its first start, which the first column of starts has in it; else kept",
     "failures": "on_error = fill",
 }
 
 
 # user code: begin
+MANIFEST = """
+[models.model]
+path = {path}
+batch_rows = {batch_rows}
+"""
+
+
 def predict(client: Client, order: work.Order) -> dict[str, Any]:
     """All rows."""
     output = order["output"] + ".npy"
@@ -38,13 +45,18 @@ def predict(client: Client, order: work.Order) -> dict[str, Any]:
     return {"lost": summary.ledger["failed"], "named": named(summary.failures_path)}
 
 
-# user code: end
-
-
 def named(failures: str | None) -> list[int]:
     """The numbers of the rows that have failed, of the file beside the output."""
     records = [json.loads(line) for line in Path(failures).read_text().splitlines()] if failures else []
     return [row for record in records for row in range(record["start"], record["stop"])]
+
+
+def system(models: Path) -> Client:
+    """Redis and a worker."""
+    return local(models=models, workers=work.processes(), quiet=True)
+
+
+# user code: end
 
 
 def faulty(rows: work.Rows) -> work.Rows:
@@ -70,21 +82,18 @@ def carry_out(client: Client, order: work.Order) -> Any:
 
 def manifest(order: work.Order, variant: str) -> str:
     """The table of the order's model."""
-    table = {"path": order["model"], "batch_rows": order["batch_rows"]}
-    if order["work"] == "parquet":
-        table["path"] = "benchmarks.split_reads_model:total"
-    elif order["work"] == "faulty":
-        table["path"] = "benchmarks.peers.ours:faulty"
-    elif order["work"] == "fit":
+    if order["work"] == "fit":
         return '[models.model]\npreprocess = "benchmarks.peers.systems.work:prepare"\n'
-    else:
-        table["calibration"] = str(Path(order["data"]).with_name("calibration.npy"))
+    functions = {"parquet": "benchmarks.split_reads_model:total", "faulty": "benchmarks.peers.ours:faulty"}
+    path = functions.get(order["work"], order["model"])
+    text = MANIFEST.format(path=json.dumps(path), batch_rows=order["batch_rows"])
+    if order["work"] not in functions:
+        text += f"calibration = {json.dumps(str(Path(order['data']).with_name('calibration.npy')))}\n"
     if order["work"] == "weights":
-        table["prefer"] = "memory"
-    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+        text += 'prefer = "memory"\n'
     if variant == "bfloat16":
-        lines += ['precision = ["bfloat16"]', *(f"{key} = {value}" for key, value in order["bfloat16"].items())]
-    return "\n".join(["[models.model]", *lines, ""])
+        text += 'precision = ["bfloat16"]\n' + "".join(f"{key} = {value}\n" for key, value in order["bfloat16"].items())
+    return text
 
 
 def main() -> None:
@@ -101,7 +110,7 @@ def main() -> None:
                 from benchmarks.stage import rival_system
 
                 return stack.enter_context(rival_system(models, "benchmarks.peers.own_graph"))
-            return stack.enter_context(local(models=models, workers=work.processes(), quiet=True))
+            return stack.enter_context(system(models))
 
         work.serve(lambda order: carry_out(work.ready(order, lambda: start(order)), order))
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from benchmarks.harness import WrongOutputError, check_equal
+from benchmarks.peers.systems.tables import values_of
 
 Values = npt.NDArray[np.float32]
 
@@ -52,6 +53,8 @@ def read_parts(output: Path, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int
 
 
 def _flat(column: pa.ChunkedArray) -> Values:
+    if pa.types.is_fixed_size_binary(column.type):
+        return values_of(column, np.float32)
     while pa.types.is_nested(column.type):
         column = pc.list_flatten(column)
     return column.to_numpy().astype(np.float32, copy=False)

@@ -44,24 +44,29 @@ def work_table(name: str, figures: Mapping[str, Figures], findings: Sequence[Fin
     return "\n".join(lines)
 
 
-_VERDICTS = {True: "reached", False: "**missed**", None: ""}
+_VERDICTS = {True: "reached", False: "**missed**", None: "void"}
 
 
 def _row(system: str, its: Figures, is_requests: bool) -> list[str]:
     title = SYSTEMS[system].title
     if its.trouble:
         return [title, its.trouble.replace("|", "/")]
-    cold = f"{its.cold:.1f}" + (f" (the first ever: {its.first:.1f})" if its.first else "")
+    first = [f"{its.first:.1f}", _mb(its.first_pss), _mb(its.first_written)] if its.first else [""] * 3
+    cold, memory, written = (f"; first ever {one}" if one else "" for one in first)
     lost = f"; lost {its.lost:,}" if its.lost else ""
     cells = [
         f"**{title}**" if system == OURS else title,
         f"{its.speed:,.0f}{lost}",
         f"{its.thrift:,.0f}",
-        cold,
-        f"{its.pss / _MB:,.0f} ({its.own / _MB:,.0f})",
-        f"{its.written / _MB:,.0f}",
+        f"{its.cold:.1f}{cold}",
+        f"{_mb(its.pss)} ({_mb(its.own)}){memory}",
+        f"{_mb(its.written)}{written}",
     ]
     return cells + ([f"{1e3 * its.latency:.1f} ({1e3 * its.latency95:.1f})"] if is_requests else [])
+
+
+def _mb(size: int) -> str:
+    return f"{size / _MB:,.0f}"
 
 
 def faults_table(outcomes: Mapping[str, Mapping[str, Outcome]], about: str) -> str:

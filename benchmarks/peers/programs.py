@@ -117,7 +117,7 @@ class Program:
         """Have it carry out an order; `watch` is called ten times a second meanwhile, and may raise.
 
         Raises:
-            ProgramEndedError: it has ended; the text has its last line.
+            ProgramEndedError: it has ended, or answers in no form of ours; the text has its last line.
             ProgramHangsError: there is no answer in time.
         """
         orders, answers = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
@@ -138,7 +138,10 @@ class Program:
                     if not piece:
                         raise ProgramEndedError(self._last_words())
                     line += piece
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise ProgramEndedError(f"its answer is {line[:80]!r}") from None
         return answer
 
     def _last_words(self) -> str:

@@ -20,11 +20,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.executors_models import digits
 from benchmarks.feeding_step import COLUMNS, LOOPS, calibrate
+from benchmarks.harness import WrongOutputError
 from benchmarks.models import run_apart
 from benchmarks.peers.outputs import check_rows, check_values, remove_output
-from benchmarks.split_reads import write_file, write_links
+from benchmarks.peers.systems.tables import as_bytes
+from benchmarks.split_reads import write_file
 from benchmarks.split_reads_model import total
 from benchmarks.stage import folder
+from worker_config.foreign_errors import one_line
 
 CALLERS = 16
 # Of a lower precision, as in the manifest: in units of the outputs' spread; the share of rows of the same class.
@@ -114,16 +117,18 @@ class Stage:
 
     def order(self, output: Path, **more: Any) -> dict[str, Any]:
         """What is asked of a system."""
-        model, parts = self.place / "model.keras", self.place / "parts"
+        model, parts, lists = (self.place / name for name in ("model.keras", "parts", "lists"))
         return {
             "work": self.name,
             "model": str(model) if model.exists() else None,
             "data": str(self.place / ("data" if self.name == "parquet" else "rows.npy")),
             "parquet": str(parts) if parts.exists() else None,
+            "lists": str(lists) if lists.exists() else None,
             "output": str(output),
             "batch_rows": self.work.batch_rows,
             "bfloat16": self.allowed,
             "row_shape": self.work.row_shape,
+            "dtype": "uint8" if len(self.work.row_shape) == 3 else "float32",
             "output_shape": self.work.output_shape,
             "callers": CALLERS,
             "requests": self.rows,
@@ -138,10 +143,13 @@ class Stage:
 
     def check(self, output: Path, variant: str = "") -> None:
         """Hold all of an output against what one process gives; raise WrongOutputError."""
-        if self.name == "parquet":
-            check_values(output, self.expected)
-        else:
-            check_rows(output, self.expected, self.allowed if variant == "bfloat16" else {})
+        try:
+            if self.name == "parquet":
+                check_values(output, self.expected)
+            else:
+                check_rows(output, self.expected, self.allowed if variant == "bfloat16" else {})
+        except (OSError, EOFError, ValueError, pa.ArrowException) as error:  # whatever a system may leave
+            raise WrongOutputError(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 @contextmanager
@@ -152,14 +160,8 @@ def set_up(name: str, quick: bool) -> Iterator[Stage]:
     with folder(in_memory=False) as place:
         environ = {"CELERIAC_CACHE": str(place / "cache"), "CELERIAC_INTRA_OP_THREADS": "1"}
         if name == "parquet":
-            groups = _PARQUET_GROUPS[quick]
-            write_file(place / "x.parquet", groups)
-            write_links(place, "data", _PARQUET_FILES)
-            table = pq.read_table(place / "x.parquet")
-            sums = total({column: table[column].to_numpy() for column in table.column_names})
-            yield Stage(
-                name, work, place, _PARQUET_FILES * len(sums), np.sort(np.tile(sums, _PARQUET_FILES)), quick, environ
-            )
+            sums = [*write_tables(place / "data", _PARQUET_GROUPS[quick])]
+            yield Stage(name, work, place, sum(map(len, sums)), np.sort(np.concatenate(sums)), quick, environ)
             return
         if name == "fit":
             calibrate()
@@ -172,18 +174,30 @@ def set_up(name: str, quick: bool) -> Iterator[Stage]:
             "benchmarks.peers.works_models", "fit" if name == "fit" else "predict", str(place), str(work.batch_rows)
         )
         if name not in ("fit", "requests"):
-            write_parts(place / "parts", rows)
+            write_parts(place, rows)
         yield Stage(name, work, place, len(rows), np.load(place / "expected.npy"), quick, environ)
 
 
-def write_parts(folder: Path, rows: npt.NDArray[Any]) -> None:
-    """The rows as Parquet: `id`, and `row`, a list of its values; in so many files that all have some to do."""
+def write_tables(folder: Path, groups: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Files of columns of numbers, none like another; what the model gives for each."""
     folder.mkdir()
+    for number in range(_PARQUET_FILES):
+        write_file(path := folder / f"part-{number:05}.parquet", groups, seed=number)
+        table = pq.read_table(path)
+        yield total({column: table[column].to_numpy() for column in table.column_names})
+
+
+def write_parts(place: Path, rows: npt.NDArray[Any]) -> None:
+    """The rows as Parquet, in so many files that all have some to do: `id`, and `row`, its bytes or its values."""
+    for kind in ("parts", "lists"):
+        (place / kind).mkdir()
     for number, start in enumerate(range(0, len(rows), size := -(-len(rows) // _PARTS))):
         part = rows[start : start + size].reshape(len(rows[start : start + size]), -1)
-        values = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), part.shape[1])
-        table = pa.table({"id": np.arange(start, start + len(part)), "row": values})
-        pq.write_table(table, folder / f"part-{number:05}.parquet", use_dictionary=False, compression="none")
+        columns = {"parts": as_bytes(part), "lists": pa.FixedSizeListArray.from_arrays(part.ravel(), part.shape[1])}
+        for kind, column in columns.items():
+            table = pa.table({"id": np.arange(start, start + len(part)), "row": column})
+            path = place / kind / f"part-{number:05}.parquet"
+            pq.write_table(table, path, use_dictionary=False, compression="none")
 
 
 def _rows(work: Work, rows: int) -> npt.NDArray[Any]:

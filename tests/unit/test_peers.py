@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.harness import Trial, WrongOutputError
-from benchmarks.peers import aims, page, rounds, works
+from benchmarks.peers import aims, measuring, page, rounds, works
 from benchmarks.peers.faults import FAULTS, Outcome
 from benchmarks.peers.measuring import Visit
 from benchmarks.peers.outputs import check_rows, check_values, right_rows
-from benchmarks.peers.programs import SYSTEMS, settings_of, user_lines
+from benchmarks.peers.programs import SYSTEMS, System, settings_of, user_lines
 from benchmarks.peers.rounds import Figures
+from benchmarks.peers.systems.tables import as_bytes
 
 ROWS = 6
 EXPECTED = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2)
@@ -42,7 +44,15 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize("write", [write_array, write_parquet])
+def write_bytes(output: Path, values: np.ndarray) -> None:
+    """A row's bytes, in two row groups, and of a slice, as batches are."""
+    folder = output.with_suffix(".parquet")
+    folder.mkdir()
+    table = pa.table({"id": range(-1, ROWS), "output": as_bytes(np.concatenate([values[:1], values]))})
+    pq.write_table(table.slice(1), folder / "a.parquet", row_group_size=4)
+
+
+@pytest.mark.parametrize("write", [write_array, write_parquet, write_bytes])
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
 def test_right_outputs_pass(output: Path, write: type, shape: tuple[int, ...]) -> None:
     write(output, EXPECTED)
@@ -50,7 +60,7 @@ def test_right_outputs_pass(output: Path, write: type, shape: tuple[int, ...]) -
     assert right_rows(output, EXPECTED).tolist() == list(range(ROWS))
 
 
-@pytest.mark.parametrize("write", [write_array, write_parquet])
+@pytest.mark.parametrize("write", [write_array, write_parquet, write_bytes])
 def test_a_wrong_row_is_noticed(output: Path, write: type) -> None:
     values = EXPECTED.copy()
     values[4, 1] += 0.01
@@ -177,6 +187,51 @@ def test_ratios_are_taken_within_a_round_and_ours_is_the_mean_of_both_runs() -> 
     assert rounds.void({**found, "control": visits([4, 4])})
 
 
+def test_a_drift_that_cancels_out_over_mirrored_rounds_is_void_too() -> None:
+    found = {"celeriac": visits([4, 4]), "control": visits([5, 3.4]), "ray_data": visits([1, 1], pss=4)}
+    assert rounds.control_of(found).median == pytest.approx(1, abs=0.05)  # type: ignore[union-attr]
+    assert rounds.void(found)
+    table = page.work_table("mlp", {}, aims.findings("mlp", found), "about")
+    assert "| memory (PSS), of Ray Data's | 0.25 [0.25, 0.25] | <= 0.30 | void |" in table
+    assert "1.00 +/- 0.05 | **missed** |" in table
+
+
+def test_where_the_first_start_of_all_fails_no_later_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited = []
+
+    def visit(system: System, *_: object) -> Visit:
+        visited.append(system.title)
+        return Visit("no answer after 1200 s")
+
+    monkeypatch.setattr(rounds, "visit", visit)
+    found = rounds.go_round(stage(), ["celeriac", "loop"], 2, Path("log"), 2, 0.0)
+    assert visited == ["Celeriac", "bare loop"]
+    assert rounds.figures_of(stage(), found)["celeriac"].trouble == "no answer after 1200 s"
+
+
+def test_what_a_system_leaves_that_is_no_output_is_a_wrong_one(tmp_path: Path) -> None:
+    for name in ("empty", "ragged"):
+        (tmp_path / f"{name}.parquet").mkdir()
+    (tmp_path / "cut.npy").touch()
+    ragged = pa.table({"id": range(ROWS), "output": [[1.0], *[[1.0, 2.0]] * (ROWS - 1)]})
+    pq.write_table(ragged, tmp_path / "ragged.parquet" / "a.parquet")
+    for name in ("empty", "ragged", "cut"):
+        with pytest.raises(WrongOutputError):
+            stage().check(tmp_path / name)
+
+
+def test_files_in_memory_count_from_the_start_of_a_system_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_MEMORY_FOLDER", tmp_path)
+    (tmp_path / "before").write_bytes(bytes(2**16))
+    usage = measuring.Usage()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "new").write_bytes(bytes(2**20))
+    os.sync()  # blocks are not given out before, on some file systems
+    with usage:
+        pss, own, _ = usage.stop()
+    assert 2**20 <= own <= pss
+
+
 def test_a_system_in_trouble_has_no_ratio_and_its_row_says_why() -> None:
     found = {"celeriac": visits([4]), "control": visits([4]), "ray_data": [Visit("ended with exit code 1: a | b")]}
     with_ray = rounds.figures_of(stage(), found)
@@ -207,6 +262,10 @@ def test_tables_take_the_place_of_those_between_their_marks() -> None:
     assert "yesterday" not in text
     assert "\nwords\n" in text
     assert "| bare loop | 10,000 | 5,000 | 2.0 | 3 (0) | 0 |" in text
+    first = {"celeriac": Figures(cold=2, pss=3 * 10**6, first=9, first_pss=10**10, first_written=10**6)}
+    assert "| 2.0; first ever 9.0 | 3 (0); first ever 10,000 | 0; first ever 1 |" in page.work_table(
+        "mlp", first, [], ""
+    )
     assert f"| `multiprocessing.Pool` |{' hangs; 4 of 5 good rows |' * 3}" in text
     with pytest.raises(ValueError, match="no marks <!-- gone: begin -->"):
         page.put(text, "gone", "")

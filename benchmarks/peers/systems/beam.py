@@ -27,7 +27,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 SETTINGS = {
     "runner": "FnApiRunner, `direct_running_mode=multi_processing`, `direct_num_workers` as there are processors",
-    "model": "a `ModelHandler`, loaded once in each process; the 655 MB with `large_model`, one copy that serves all",
+    "model": "a `ModelHandler`, loaded once in each process; the 655 MB with `large_model`, one copy that serves "
+    "all, with a thread for each processor",
     "batches": "row groups of files (`ReadFromParquetBatched`), cut for the model, `with_no_batching()`",
     "parquet": "`WriteToParquetBatched`, without compression",
     "faults": "`with_exception_handling(use_subprocess=True)`: batches that fail come out apart, and are counted",
@@ -42,10 +43,12 @@ class Handler(ModelHandler[pa.Table, pa.Table, Any]):
     def __init__(self, order: work.Order) -> None:
         super().__init__(large_model=order["work"] == "weights")
         self._order = order
+        # One process has the large one.
+        self._threads = work.processes() if order["work"] == "weights" else 1
 
     def load_model(self) -> Any:
         """What `run_inference` is given."""
-        return work.load_model(self._order)
+        return work.load_model(self._order, self._threads)
 
     def run_inference(self, batch: pa.Table, model: Any, inference_args: Any = None) -> Iterable[pa.Table]:
         """The outputs of a batch, as one element."""
@@ -76,7 +79,7 @@ def predict(order: work.Order) -> dict[str, int]:
         failed.failed_inferences | beam.Map(count_lost)
     else:
         outputs = read | infer
-    schema = pa.schema([("id", pa.int64()), ("output", pa.list_(pa.float32(), prod(order["output_shape"])))])
+    schema = pa.schema([("id", pa.int64()), ("output", pa.binary(4 * prod(order["output_shape"])))])
     outputs | WriteToParquetBatched(f"{order['output']}.parquet/part", schema, file_name_suffix=".parquet")
     result = steps.run()
     result.wait_until_finish()

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SETTINGS = {
     "failures": "a batch whose task raises is lost; one whose child died is sent again, three times at most",
     "Redis": "on a Unix socket, nothing kept on a disk",
     "data": "input and output are mapped files; messages have offsets alone; those of requests have the row",
+    "fit": "a task for each batch, eight ahead, through tf.data's from_generator and prefetch; results are bytes",
 }
 
 _call: Any = None
@@ -95,6 +97,23 @@ def answer(data: bytes, shape: list[int], dtype: str) -> bytes:
     return _call(np.frombuffer(data, dtype).reshape(shape)).tobytes()
 
 
+@app.task(name="prepare")
+def prepare(order: work.Order, first: int, stop: int) -> list[bytes]:
+    """One batch of "fit"."""
+    return [array.tobytes() for array in work.prepare(work.read_rows(order)[first:stop])]
+
+
+def feed(order: work.Order) -> None:
+    """Batches through `prepare` into `fit`."""
+
+    def batches() -> Iterator[tuple[work.Rows, work.Rows]]:
+        for result in work.ahead(order, lambda first, stop: prepare.delay(order, first, stop)):
+            examples, labels = (np.frombuffer(one, np.float32) for one in result.get())
+            yield examples.reshape(-1, *order["row_shape"]), labels
+
+    work.feed(order, batches)
+
+
 def ask(row: work.Rows) -> work.Rows:
     """Send it, and wait."""
     return np.frombuffer(answer.delay(row.tobytes(), row.shape, row.dtype.str).get(), np.float32)
@@ -109,15 +128,16 @@ def start_worker(order: work.Order) -> subprocess.Popen[bytes]:
 
 def main() -> None:
     """Start Redis, carry out one order after the other, end what was started."""
+    work.answers()
     started = []
 
     def carry_out(order: work.Order) -> Any:
-        if order["work"] == "fit":
-            raise work.CannotError("nothing of it feeds a training loop")
         if not started[1:]:
             started.append(start_worker(order))
         if order["work"] == "parquet":
             return [result.get() for result in [convert.delay(*file) for file in work.files_of(order)]] and None
+        if order["work"] == "fit":
+            return feed(order)
         return work.ask_by_threads(order, ask) if order["work"] == "requests" else predict(order)
 
     with tempfile.TemporaryDirectory() as folder:

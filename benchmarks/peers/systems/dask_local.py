@@ -18,7 +18,8 @@ SETTINGS = {
     "cluster": "LocalCluster(processes=True, threads_per_worker=1), without a dashboard; its processes keep the model",
     "tasks": "a batch each, Client.map, pure=False; one that raises is lost, the others go on",
     "data": "input and output are mapped files; only offsets and errors pass through the cluster",
-    "parquet": "dask.dataframe: read_parquet, map_partitions, to_parquet",
+    "parquet": "dask.dataframe: read_parquet, map_partitions, to_parquet without compression and dictionaries",
+    "fit": "Client.submit, a task for each batch, eight ahead, through tf.data's from_generator and prefetch",
 }
 
 
@@ -60,17 +61,31 @@ def convert(order: work.Order) -> None:
     frame = dd.read_parquet(order["data"])
     sums = frame.map_partitions(lambda part: part[[]].assign(output=total(part)), meta={"output": "float32"})
     schema = pa.schema([("output", pa.float32())])
-    sums.to_parquet(order["output"] + ".parquet", write_index=False, schema=schema)
+    sums.to_parquet(
+        order["output"] + ".parquet", write_index=False, schema=schema, compression=None, use_dictionary=False
+    )
+
+
+def prepare(first: int, stop: int, order: work.Order) -> tuple[work.Rows, work.Rows]:
+    """One batch of "fit"."""
+    return work.prepare(work.read_rows(order)[first:stop])
+
+
+def feed(client: Client, order: work.Order) -> None:
+    """Batches through `prepare` into `fit`."""
+    begin = lambda first, stop: client.submit(prepare, first, stop, order, pure=False)  # noqa: E731
+    work.feed(order, lambda: (one.result() for one in work.ahead(order, begin)))
 
 
 def main() -> None:
     """Carry out one order after the other."""
+    work.answers()
     dask.config.set({"distributed.logging.distributed": "error"})
     with Client(n_workers=work.processes(), threads_per_worker=1, dashboard_address=None) as client:
 
         def carry_out(order: work.Order) -> Any:
             if order["work"] == "fit":
-                raise work.CannotError("it has no data set for a training loop")
+                return feed(client, order)
             if order["work"] == "parquet":
                 return convert(order)
             if order["work"] == "requests":

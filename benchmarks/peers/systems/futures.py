@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -69,19 +67,8 @@ def plain_executor(order: work.Order) -> ProcessPoolExecutor:
 def feed(order: work.Order) -> None:
     """Batches through `prepare` into `fit`."""
     rows, executor = work.read_rows(order), plain_executor(order)
-    _, tf = work.tensorflow()
-
-    def batches() -> Iterator[tuple[work.Rows, work.Rows]]:
-        ahead: deque[Any] = deque()
-        for first, stop in work.spans(len(rows), order["batch_rows"]):
-            ahead.append(executor.submit(work.prepare, rows[first:stop]))
-            if len(ahead) == 8:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    spec = tf.TensorSpec((None, rows.shape[1]), tf.float32), tf.TensorSpec((None,), tf.float32)
-    work.fit(order, tf.data.Dataset.from_generator(batches, output_signature=spec).prefetch(tf.data.AUTOTUNE))
+    begin = lambda first, stop: executor.submit(work.prepare, rows[first:stop])  # noqa: E731
+    work.feed(order, lambda: (one.result() for one in work.ahead(order, begin)))
 
 
 def carry_out(order: work.Order) -> Any:

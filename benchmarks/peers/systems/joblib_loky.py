@@ -15,6 +15,7 @@ SETTINGS = {
     "backend": "loky, inner_max_num_threads=1; its processes stay, and each keeps the model",
     "tasks": "a batch each, batch_size and pre_dispatch as they come; one that raises is lost, the others go on",
     "data": "input and output are mapped files; only offsets pass through pipes",
+    "fit": "Parallel(return_as='generator'), a task for each batch, through tf.data's from_generator and prefetch",
 }
 
 
@@ -41,14 +42,22 @@ def predict(order: work.Order) -> dict[str, Any]:
 # user code: end
 
 
+def feed(order: work.Order) -> None:
+    """Batches through `prepare` into `fit`."""
+    rows = work.read_rows(order)
+    parallel = Parallel(work.processes(), return_as="generator")
+    spans = work.spans(len(rows), order["batch_rows"])
+    work.feed(order, lambda: parallel(delayed(work.prepare)(rows[first:stop]) for first, stop in spans))
+
+
 def carry_out(order: work.Order) -> Any:
     """Whatever the order asks for."""
     if order["work"] == "parquet":
         files = work.files_of(order)
         return Parallel(work.processes())(delayed(work.convert_file)(*file) for file in files) and None
-    if order["work"] in ("requests", "fit"):
-        raise work.CannotError("`Parallel` runs a whole batch of tasks to its end")
-    return predict(order)
+    if order["work"] == "requests":
+        raise work.CannotError("`Parallel` is called by one thread, for many tasks")
+    return (feed if order["work"] == "fit" else predict)(order)
 
 
 if __name__ == "__main__":

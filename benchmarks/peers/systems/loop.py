@@ -11,6 +11,7 @@ import work
 
 SETTINGS = {
     "processes": "one; TensorFlow has as many threads in it as there are processors",
+    "requests": "as many threads for operations as there are processors, one for each of these",
     "fit": "tf.data: map(py_function, num_parallel_calls=AUTOTUNE), batch, prefetch(AUTOTUNE)",
 }
 
@@ -53,7 +54,8 @@ def carry_out(order: work.Order) -> Any:
             work.convert_file(path, output)
         return None
     if order["work"] == "requests":
-        return work.ask_by_threads(order, work.ready(order, lambda: work.load_model(order)))
+        call = work.ready(order, lambda: work.load_model(order, calls=work.processes()))
+        return work.ask_by_threads(order, call)
     return (feed if order["work"] == "fit" else predict)(order)
 
 

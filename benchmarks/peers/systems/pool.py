@@ -7,7 +7,6 @@ Its documentation: "spawn" where threads are about, as TensorFlow has some; what
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from multiprocessing.pool import Pool
 from typing import Any
 
@@ -67,13 +66,8 @@ def feed(order: work.Order) -> None:
     """Batches through `prepare` into `fit`."""
     rows = work.read_rows(order)
     pool = work.ready(order, lambda: multiprocessing.get_context("spawn").Pool(work.processes()))
-    _, tf = work.tensorflow()
-
-    def batches() -> Iterator[tuple[work.Rows, work.Rows]]:
-        return pool.imap(work.prepare, (rows[at:to] for at, to in work.spans(len(rows), order["batch_rows"])))
-
-    spec = tf.TensorSpec((None, rows.shape[1]), tf.float32), tf.TensorSpec((None,), tf.float32)
-    work.fit(order, tf.data.Dataset.from_generator(batches, output_signature=spec).prefetch(tf.data.AUTOTUNE))
+    spans = work.spans(len(rows), order["batch_rows"])
+    work.feed(order, lambda: pool.imap(work.prepare, (rows[first:stop] for first, stop in spans)))
 
 
 def carry_out(order: work.Order) -> Any:

@@ -37,7 +37,8 @@ SETTINGS = {
     "parquet": "`use_datasource_v2=False`, `override_num_blocks`: a block for each file, not one for all; written "
     "without compression and dictionaries",
     "order": "`preserve_order` for `fit()` alone, which is fed by `to_tf`; elsewhere rows have their numbers",
-    "faults": "`max_errored_blocks=-1`: blocks that fail are dropped; the user counts what is missing",
+    "faults": "`max_errored_blocks=-1`, `max_retries=2`: blocks that fail, or whose process dies three times, are "
+    "dropped; the user counts what is missing",
 }
 
 
@@ -56,8 +57,10 @@ def read(folder: str) -> ray.data.Dataset:
 
 def predict(order: work.Order) -> dict[str, int]:
     """All rows; and how many of them are missing in what was written, which Ray itself does not count."""
+    # Without it, a task whose process dies runs again for ever; with it, read and write are tasks of their own.
+    retries = {"max_retries": 2} if order["work"] == "faulty" else {}
     outputs = read(order["parquet"]).map_batches(
-        infer, fn_args=(order,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        infer, fn_args=(order,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **retries
     )
     written = order["output"] + ".parquet"
     # It writes none where all blocks have failed.
@@ -102,13 +105,16 @@ def carry_out(order: work.Order) -> Any:
     context.execution_options.preserve_order = order["work"] == "fit"
     context.max_errored_blocks = -1 if order["work"] == "faulty" else 0
     if order["work"] == "requests":
-        raise work.CannotError("a data set is read from its start to its end; one row at a time is for Ray Serve")
+        raise work.CannotError(
+            "a data set is read from its start to its end; Ray Serve, for one row at a time, is not written here"
+        )
     return {"parquet": convert, "fit": fit}.get(order["work"], predict)(order)
 
 
 def main() -> None:
     """Carry out one order after the other."""
     # Its processes would give way to all others on the machine: niceness 15.
+    work.answers()
     os.environ |= {"RAY_worker_niceness": "0"}
     ray.init(num_cpus=work.processes(), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     DataContext.get_current().enable_progress_bars = False

@@ -11,12 +11,13 @@ An order is `{}` (is the system ready, with nothing loaded?) or has
                 "fit": rows through `prepare`, which is slow Python, into `fit`
     model       path of a .keras file, or null
     data        path of an .npy file of rows; of "parquet" a folder of Parquet files with eight columns of float64
-    parquet     folder with the same rows as Parquet: `id` (int64, the row's number) and `row` (a list of its values,
-                flat), in files of one row group each; null with "parquet", "requests" and "fit"
+    parquet     folder with the same rows as Parquet: `id` (int64, the row's number) and `row` (its bytes), in files of
+                one row group each; null with "parquet", "requests" and "fit"
+    lists       the same with a list of values, flat, in the place of bytes
     output      path without a suffix, at which nothing exists: `OUTPUT.npy`, or a folder `OUTPUT.parquet` of Parquet
-                files with the columns `id` and `output` (a list, flat, or a number); of "parquet" `output` will do
+                files with the columns `id` and `output` (bytes, or a list, flat); of "parquet" `output`, a number
     batch_rows  rows of a call of the model
-    row_shape, output_shape     of one row: what users know of their model
+    row_shape, output_shape, dtype      of one row, and of its values: what users know of their model
     fault       of "faulty": null, "raises" (a row of NaN), "kills" (a row that begins with DEADLY), "worker_killed"
     calls       of "faulty": a folder in which each process leaves a byte for each call
     callers, requests           of "requests"
@@ -33,9 +34,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -59,8 +62,7 @@ def processes() -> int:
 
 def serve(carry_out: Callable[[Order], Mapping[str, Any] | None]) -> None:
     """Carry out one order after the other; what else is printed goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    answers()
     for line in sys.stdin:
         order = json.loads(line)
         try:
@@ -70,16 +72,27 @@ def serve(carry_out: Callable[[Order], Mapping[str, Any] | None]) -> None:
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), "")
             answer = {"error": f"{type(error).__name__}: {first[:300]}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps(answer), file=answers(), flush=True)
 
 
-def load_model(order: Order, threads: int = 1) -> Callable[[Rows], Rows]:
-    """The model of an order: rows in, outputs out, both arrays; any number of rows. Call it where it will run."""
+@cache
+def answers() -> TextIO:
+    """Where answers go, while all else that is printed goes to stderr; to be called before processes are started."""
+    own = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return own
+
+
+def load_model(order: Order, threads: int = 1, calls: int = 1) -> Callable[[Rows], Rows]:
+    """The model of an order: rows in, outputs out, both arrays; any number of rows. Call it where it will run.
+
+    TensorFlow has so many threads for one of its operations, and for operations, which may be those of several calls.
+    """
     if order["work"] == "parquet":
         return total
     if order["work"] == "faulty":
         return lambda rows: faulty(order, rows)
-    keras, tf = tensorflow(threads)
+    keras, tf = tensorflow(threads, calls)
     model = keras.models.load_model(order["model"], compile=False)
     signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
     call = tf.function(lambda rows: model(rows, training=False), input_signature=[signature]).get_concrete_function()
@@ -87,13 +100,13 @@ def load_model(order: Order, threads: int = 1) -> Callable[[Rows], Rows]:
     return lambda rows: call(tf.constant(rows)).numpy()
 
 
-def tensorflow(threads: int = 1) -> tuple[Any, Any]:
-    """Keras and TensorFlow, which has as many threads; it can be told only once in a process."""
+def tensorflow(threads: int = 1, calls: int = 1) -> tuple[Any, Any]:
+    """Keras and TensorFlow, with as many threads as of `load_model`; it can be told only once in a process."""
     import keras
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(calls)
     return keras, tf
 
 
@@ -213,6 +226,23 @@ def prepare_row(row: Rows) -> Rows:
     for _ in range(int(os.environ[LOOPS])):
         mixed = (mixed * 1_103_515_245 + 12_345) & _MASK
     return row + np.float32(mixed / _MASK)
+
+
+def ahead(order: Order, begin: Callable[[int, int], Any], most: int = 8) -> Iterator[Any]:
+    """What `begin` has begun for each batch, in order, so many ahead."""
+    begun: deque[Any] = deque()
+    for first, stop in spans(len(read_rows(order)), order["batch_rows"]):
+        begun.append(begin(first, stop))
+        if len(begun) == most:
+            yield begun.popleft()
+    yield from begun
+
+
+def feed(order: Order, batches: Callable[[], Iterator[tuple[Rows, Rows]]]) -> None:
+    """Batches of examples and labels, which other processes have prepared, through `tf.data` into `fit`."""
+    _, tf = tensorflow()
+    spec = tf.TensorSpec((None, *order["row_shape"]), tf.float32), tf.TensorSpec((None,), tf.float32)
+    fit(order, tf.data.Dataset.from_generator(batches, output_signature=spec).prefetch(tf.data.AUTOTUNE))
 
 
 def fit(order: Order, batches: Iterable[Any]) -> None:
