@@ -19,7 +19,7 @@ CHUNK_SECONDS = 0.25
 # A payload is in memory a few times at once: encoded, in the store, decoded, as a tensor.
 MAX_CHUNK_BYTES = 16 * 2**20
 # Of a split a worker has the rows once.
-MAX_SPLIT_BYTES = 64 * 2**20
+MAX_SPLIT_BYTES = 32 * 2**20
 # Redis does nothing else while it takes or gives a value.
 MAX_REDIS_CHUNK_BYTES = 2 * 2**20
 # The heads of a payload must not cost a whole batch of it.

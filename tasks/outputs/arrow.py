@@ -150,7 +150,7 @@ class ArrowWriter(FileWriter):
         )
 
     def _batch(self, arrays: Arrays, numbers: Array) -> Any:
-        columns = [self._arrow.array(numbers.astype(np.int64))]
+        columns = [self._arrow.array(numbers.astype(np.int64, copy=False))]
         for (key, array), field in zip(arrays.items(), list(self._schema)[1:], strict=True):
             try:
                 columns.append(_column(self._arrow, array, field.type))

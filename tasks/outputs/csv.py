@@ -56,7 +56,7 @@ class CsvWriter(LineWriter):
 
     def write(self, start: int, arrays: Arrays, numbers: Array) -> None:
         """Write one line for each row."""
-        columns: list[Any] = [numbers.astype(np.int64)]
+        columns: list[Any] = [numbers.astype(np.int64, copy=False)]
         for array in arrays.values():
             columns += list(array.reshape(len(array), math.prod(array.shape[1:])).T)
         stream = self._arrow.BufferOutputStream()

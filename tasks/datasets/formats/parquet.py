@@ -30,7 +30,9 @@ _MOST_AT_ONCE_BYTES = 256 * 2**20
 _LEAST_ROWS = 1024
 
 # Otherwise pyarrow keeps what it has read of the file until the end, and takes damaged pages that have checksums.
-_OPTIONS = {"pre_buffer": False, "buffer_size": 2**20, "page_checksum_verification": True}
+_OPTIONS = {"pre_buffer": False, "page_checksum_verification": True}
+# Of a file here, in blocks that stay in the processor's cache; of an object each one may be a request.
+_READ_BYTES, _REQUEST_BYTES = 2**16, 2**20
 
 # Of values of these types in memory.
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
@@ -46,7 +48,9 @@ class ParquetRows(FormatReader):
         # A child wants the rows of a span as one array; what is behind a URL comes piece by piece meanwhile.
         self._in_one_piece = not (threads or is_url(where))
         self._limit = input_limit()
-        self._opened = import_optional("pyarrow.parquet", "parquet").ParquetFile(file, **_OPTIONS)
+        block_bytes = _REQUEST_BYTES if is_url(where) else _READ_BYTES
+        opened = import_optional("pyarrow.parquet", "parquet").ParquetFile
+        self._opened = opened(file, buffer_size=block_bytes, **_OPTIONS)
         self._starts = group_starts(self._opened.metadata)
         self._probed = 0
 
