@@ -22,7 +22,7 @@ PLACE = "float64"
 # A protobuf message holds at most 2 GB.
 MOST_CONSTANT_BYTES = 1_500_000_000
 # Times the weights: copies while the graph is frozen, and twice the bytes of each while it runs.
-COPIES = 8
+COPIES = 11
 
 
 def load(folder: Path, snapshot: Snapshot) -> tuple[FlatCall, list[str]]:

@@ -13,6 +13,11 @@ from worker_config.manifest import ModelEntry
 # A protobuf message, and so a frozen graph or a TFLite file, holds at most 2 GB; some are larger than the weights.
 MOST_CONSTANT_BYTES = 1_500_000_000
 
+# Memory that building one takes at most, in units of the weights: TensorFlow and its converters hold them many times at
+# once. Measured with 176 MB of weights and TensorFlow 2.21.
+_BUILT_IN = {"frozen": 12, "tflite": 25, "int8": 25, "bfloat16": 27}
+_BUILT_IN |= dict.fromkeys(("openvino", "openvino_bfloat16", "openvino_int8"), 13)
+
 # By what each cannot do.
 _OWN_WEIGHTS = frozenset(name for name, executor in EXECUTORS.items() if not executor.mapped)
 _ALL_CONSTANTS = frozenset(EXECUTORS) - {"graph", "xla"}
@@ -50,6 +55,12 @@ def candidates(snapshot: Snapshot, entry: ModelEntry, gpus: int) -> tuple[list[s
     for name in names[1:]:
         leave_out([name], judge(name, snapshot.operations, tensorflow=snapshot.tensorflow).refusal)
     return [name for name in names if name not in reasons], reasons
+
+
+def without_room(names: Collection[str], weight_bytes: int, room_bytes: int) -> dict[str, int]:
+    """By name, the bytes that executors take while they are built, of those for which there is no room."""
+    taken = {name: _BUILT_IN.get(name, 0) * weight_bytes for name in names}
+    return {name: size for name, size in taken.items() if size > room_bytes}
 
 
 def _is_installed(name: str) -> bool:

@@ -41,8 +41,8 @@ from worker_config.manifest import ModelEntry
 from worker_config.model_paths import ending
 from worker_config.version_folders import served_path
 
-# Of a snapshot that is made: its own process's, and of the weights those that the model, its graph and a run hold.
-MAKING_BYTES, WEIGHTS_HELD = 512 * 2**20, 3
+# Of a snapshot that is made: its own process's, and how many times the model, its graph and a run hold the weights.
+MAKING_BYTES, WEIGHTS_HELD = 512 * 2**20, 6
 
 
 class _NeededError(Exception):

@@ -21,10 +21,11 @@ import msgspec
 from tasks.executors import EXECUTORS
 from tasks.executors.operation_table import RUNTIMES, TABLE
 from tasks.models.devices import limit_threads, processor
+from tasks.models.memory import available_bytes
 from tasks.models.program import batch_rows_of
 from tasks.models.tensorflow_import import import_tensorflow
 from tasks.preparation.benchmark import time_own_graph, try_executor
-from tasks.preparation.candidates import candidates, why_own_graph
+from tasks.preparation.candidates import candidates, why_own_graph, without_room
 from tasks.preparation.context import PreparationContext
 from tasks.preparation.reference import GateRows, read_reference
 from tasks.snapshots import cache
@@ -94,8 +95,10 @@ def trials_here(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry,
     names, left_out = candidates(snapshot, entry, context.gpus)
     if not tensorflow_version():
         names = [name for name in names if not EXECUTORS[name].needs_tensorflow and built_for(name, folder)]
+    lacking = without_room(names, snapshot.weight_bytes, available_bytes())
+    names = [name for name in names if name not in lacking]
     known = known_trials(folder, record)
-    # What has been installed since is tried with the others.
+    # What has been installed since, or has room, is tried with the others.
     if known and (not known.rows or {trial.executor for trial in known.trials}.issuperset(names)):
         return known
     # Another entry of the same version may have made it, whose modules stand elsewhere.
@@ -112,6 +115,9 @@ def trials_here(model: str, folder: Path, snapshot: Snapshot, entry: ModelEntry,
         if not tensorflow_version():
             trials.append(Trial("graph", agrees=True))  # which has made the reference
         context.say(f"model {model}: trying executors, once on this machine: {', '.join(names)}")
+        for name, size in lacking.items():
+            building = f"to build it takes {size / 1e9:.1f} GB of memory, more than is free"
+            context.say(f"model {model}: {name} is not tried: {building}")
         for number, name in enumerate(names, 1):
             context.tell(f"trying executors for {model}, {number} of {len(names)}")
             before = built_files(folder)

@@ -257,3 +257,27 @@ def test_what_was_installed_since_is_tried_with_the_others(tmp_path: Path, monke
         found = trials.trials_here("m", tmp_path, snapshot, snapshot.entry, context)
         assert {trial.executor for trial in found.trials} >= set(names)
     assert tried == ["graph", "tflite", "graph", "tflite", "openvino"]
+
+
+def test_what_cannot_be_built_in_the_memory_that_is_free_is_tried_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    said: list[str] = []
+
+    def attempt(name: str, *_: Any) -> Trial:
+        tried.append(name)
+        return Trial(name, agrees=True)
+
+    spec = TensorSpec("x", "float32", (None, 3))
+    snapshot = Snapshot(1, "mapped", "d", "2", ModelEntry(path="m"), [spec], [spec], [], 10**9, {})
+    context = PreparationContext(tmp_path, 10**9, 1, 1, 0, say=said.append)
+    monkeypatch.setattr(trials, "_try", attempt)
+    monkeypatch.setattr(trials, "read_reference", lambda folder: GateRows("generated", reference=[np.ones(2)]))
+    monkeypatch.setattr(trials, "candidates", lambda *_: (["graph", "xla", "frozen", "tflite"], {}))
+    for free in (13e9, 11e9, 26e9, 1e9):
+        monkeypatch.setattr(trials, "available_bytes", lambda free=free: int(free))
+        trials.trials_here("m", tmp_path, snapshot, snapshot.entry, context)
+    assert tried == ["graph", "xla", "frozen", "graph", "xla", "frozen", "tflite"]
+    lacking = "model m: tflite is not tried: to build it takes 25.0 GB of memory, more than is free"
+    assert [line for line in said if "not tried" in line] == [lacking]
