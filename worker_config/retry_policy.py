@@ -37,6 +37,8 @@ REFUSED_WAIT_SECONDS: Final = 300.0
 COMMAND_RETRIES: Final = 3
 JOB_COMMAND_RETRIES: Final = 5
 CHILD_COMMAND_RETRIES: Final = 30
+# Of outputs whose child was killed before it told of them; longer than it tries to.
+UNANSWERED_TTL_SECONDS: Final = 600
 # A publish that was in doubt may arrive twice; the join drops the second answer.
 PUBLISH_RETRIES: Final = 10
 # An attached job that gives no sign of life for so long has no share of its queue any more.

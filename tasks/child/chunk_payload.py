@@ -5,6 +5,7 @@ ChunkMessage.ref --fetch--> rows        outputs, encoded --store--> PayloadRef, 
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +42,7 @@ from tasks.transport.output_folder import forget_files
 from tasks.transport.spool import ReusableBuffer
 from worker_config.errors import PayloadError
 from worker_config.files import Root
+from worker_config.retry_policy import UNANSWERED_TTL_SECONDS
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,18 @@ class PayloadStore:
         return with_unfed(plain(rows), unfed_of(rows))
 
     def store(self, message: ChunkMessage, parts: Parts) -> PayloadRef:
-        """Put outputs, given in parts, where the producer reads them; into Redis, should the spool folder be full."""
+        """Put outputs, given in parts, where the producer reads them; into Redis, should the spool folder be full.
+
+        No other copy of the chunk writes to the same place: what an answer refers to is what it was given for.
+        """
         parts = self.sealer.seal(outputs_context(message.job, message.index), parts) if parts else parts
         if sum(map(len, parts)) <= MAX_INLINE_BYTES or message.reply == "answer":
             return InlineRef(b"".join(parts))
         if message.reply == "files" and self.places.spool is not None:
             with suppress(OSError):
                 return spool.write(self.places.spool, message.job, f"output-{message.index}", parts)
-        key = keys.output(message.job, message.index)
-        self.client.set(key, b"".join(parts), ex=self.job_ttl_seconds)
+        key = keys.output(message.job, f"{message.index}-{secrets.token_hex(4)}")
+        self.client.set(key, b"".join(parts), ex=min(self.job_ttl_seconds, UNANSWERED_TTL_SECONDS))
         return RedisRef(key)
 
     def forget(self, message: ChunkMessage, ref: PayloadRef | PartRef, *, is_sure: bool = True) -> None:

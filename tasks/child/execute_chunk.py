@@ -126,6 +126,8 @@ def _answer(child: Child, message: ChunkMessage, queue: str, delivery: Delivery,
                 child.client, answer, child.payloads.job_ttl_seconds, child.payloads.sealer, delivery.tag, queue
             )
         except VoidAnswerError:
+            if isinstance(answer, Outputs):
+                child.payloads.forget(message, answer.ref)
             own_graph = [*own_graph, *answer.by_executor]
             continue
         child.no_requests_in = "" if pushed.requests_wait else queue

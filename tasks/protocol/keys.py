@@ -2,7 +2,7 @@
 
     celeriac:job:ID              hash    the job's state, record and counts: `JobField`
     celeriac:job:ID:payload:N    string  chunk N's payload
-    celeriac:job:ID:output:N     string  chunk N's outputs, where they are large
+    celeriac:job:ID:output:N-T   string  chunk N's outputs, where they are large; T is the token of one copy of it
     celeriac:job:ID:results      list    answers of the children, as they come
     celeriac:job:ID:payloads     hash    a detached job's payloads by chunk, until they are answered
     celeriac:job:ID:answers      hash    a detached job's answers by chunk, outputs and all
@@ -26,10 +26,10 @@
     celeriac:homes               hash    `workers`: how many have asked so far which shard is theirs, of several
     celeriac:draining            set     those that drain, which are not among them, for people to see
 
-Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, requests
-`REQUEST_TTL_SECONDS`, the worker's `WORKER_TTL_SECONDS`, who shares a queue, what was refused and
-who has asked for a shard `QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no worker consumes is deleted
-(`tasks/transport/queues.py`).
+Each has a time to live: the job's keys `job_ttl_seconds`, or what a detached job was given, outputs until they are
+answered `UNANSWERED_TTL_SECONDS`, requests `REQUEST_TTL_SECONDS`, the worker's `WORKER_TTL_SECONDS`, who shares a
+queue, what was refused and who has asked for a shard `QUEUE_TTL_SECONDS`. Celery's queues have none, but one that no
+worker consumes is deleted (`tasks/transport/queues.py`).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def payload(job_id: str, index: int | str) -> str:
 
 
 def output(job_id: str, index: int | str) -> str:
-    """The outputs of chunk `index`; of all with "*"."""
+    """The outputs of a chunk, `index` and token of the copy that made them; of all with "*"."""
     return f"{job(job_id)}:output:{index}"
 
 

@@ -21,7 +21,7 @@ import redis
 
 from tasks.protocol import keys
 from tasks.protocol.chunk_args import ChunkId
-from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, pack
+from tasks.protocol.messages import Answer, Failure, FailureRecord, Outputs, RedisRef, pack
 from tasks.protocol.seal import Sealer, answer_context, failure_context
 from tasks.transport import scripts
 from tasks.transport.connection import failed_tries
@@ -58,8 +58,9 @@ def push_answer(
 ) -> Pushed:
     """Give the answer to its job.
 
-    `ttl_seconds` is for the list of an attached job; a detached one has its own. `delivery_tag` is that of the message
-    which is answered, and `queue` where it came from; a failure needs none, as it ends a detached job.
+    `ttl_seconds` is for the list of an attached job, and for outputs in Redis; a detached one has its own.
+    `delivery_tag` is that of the message which is answered, and `queue` where it came from; a failure needs none, as it
+    ends a detached job.
 
     Raises:
         VoidAnswerError: an executor made it that is known by now to differ.
@@ -67,6 +68,8 @@ def push_answer(
     job = answer.job
     held = [keys.job(job), keys.results(job), keys.answers(job), keys.payloads(job), keys.JOBS, keys.deliveries(job)]
     held += [keys.unproven(job), keys.UNACKED]
+    if isinstance(answer, Outputs) and isinstance(answer.ref, RedisRef):
+        held.append(answer.ref.key)
     rows, failed_rows = _rows_of(answer)
     failure = _sealed(answer.record, job, sealer) if isinstance(answer, Failure) else b""
     comes_again = isinstance(answer, Failure) and answer.record.stage in ASK_AGAIN

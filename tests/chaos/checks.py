@@ -14,6 +14,7 @@ from tests.chaos.scene import Scene
 from tests.systems import queues
 from tests.waiting import is_alive, wait_until
 from worker_config.broker import KEY_PREFIX
+from worker_config.retry_policy import UNANSWERED_TTL_SECONDS
 
 UNACKED, UNACKED_INDEX = f"{KEY_PREFIX}unacked", f"{KEY_PREFIX}unacked_index"
 # Celery's own, which know no time to live: which queues there are, and what workers have taken and not done.
@@ -70,8 +71,8 @@ def _come_back(server: redis.Redis, jobs: list[str]) -> None:
 
 
 def keys_left(server: redis.Redis, orphans: Sequence[str]) -> list[str]:
-    """Keys that should not be there; with a time to live, those of a killed producer's job may be, and what requests
-    a killed worker had taken."""
+    """Keys that should not be there; with a time to live, those of a killed producer's job may be, what requests a
+    killed worker had taken, and outputs of which a killed child did not tell, for as long as these live."""
     left = []
     living = [keys.taken(slot.worker, slot.slot) for slot in read_slots(server) if is_alive(slot.pid)]
     for key in cast("list[bytes]", list(server.scan_iter("*"))):
@@ -80,6 +81,7 @@ def keys_left(server: redis.Redis, orphans: Sequence[str]) -> list[str]:
             continue
         known = _OUTLIVES.fullmatch(name) or any(name.startswith(f"{keys.job(job)}:") for job in orphans)
         known = known or (name.startswith(f"{KEY_PREFIX}taken:") and name not in living)
+        known = known or (":output:" in name and server.ttl(name) <= UNANSWERED_TTL_SECONDS)
         if not known or server.ttl(name) == -1:
             left.append(name)
     return left

@@ -41,6 +41,11 @@ def test_a_blocking_read_ends_before_its_socket_s_limit() -> None:
     assert options["retry"].get_retries() == retry_policy.COMMAND_RETRIES
 
 
+def test_outputs_are_there_for_as_long_as_their_child_tries_to_tell_of_them() -> None:
+    try_seconds = retry_policy.SOCKET_TIMEOUT_SECONDS + retry_policy.LONGEST_BACKOFF_SECONDS
+    assert (retry_policy.CHILD_COMMAND_RETRIES + 1) * try_seconds < retry_policy.UNANSWERED_TTL_SECONDS
+
+
 def test_a_probe_bears_some_statuses_that_are_late() -> None:
     busy = retry_policy.SOCKET_TIMEOUT_SECONDS + retry_policy.HEARTBEAT_SECONDS
     assert busy + 2 * retry_policy.STATUS_SECONDS < retry_policy.SILENT_SECONDS

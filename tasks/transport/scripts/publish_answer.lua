@@ -1,5 +1,6 @@
--- KEYS  job, results, answers, payloads, jobs, deliveries, unproven, unacked
--- ARGV  answer, seconds that `results` lives, job's id, chunk, rows predicted or of the failure, sealed failure or '',
+-- KEYS  job, results, answers, payloads, jobs, deliveries, unproven, unacked; that of its outputs, if they have one
+-- ARGV  answer, seconds that `results` and the outputs live, job's id, chunk, rows predicted or of the failure, sealed
+--       failure or '',
 --       tag of the delivery, rows not finite in and out, prefix of all keys, queue that the chunk came from or '',
 --       seconds that it took, three counts, rows that failed beside those predicted; so many fields of deliveries, models run by an executor, pairs of a model and how its
 --       executor differed; then pairs of a model that failed alone and its sealed record
@@ -34,6 +35,7 @@ local function publish()
     if not chunks then
         redis.call('RPUSH', results, answer)
         redis.call('EXPIRE', results, results_ttl)
+        if KEYS[9] then redis.call('EXPIRE', KEYS[9], results_ttl) end
         return 1
     end
     if redis.call('HEXISTS', answers, index) == 1 then
