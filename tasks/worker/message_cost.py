@@ -17,16 +17,18 @@ from __future__ import annotations
 import heapq
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from multiprocessing.util import Finalize
+from types import SimpleNamespace
 from typing import Any
 
 import redis
 from celery.concurrency import asynpool
 from kombu.transport import redis as transport
 from kombu.transport import virtual
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 
 from tasks.protocol import keys
 from tasks.transport import scripts
@@ -78,27 +80,47 @@ class Acknowledgements(transport.QoS):  # type: ignore[misc]
 
     def give_back(self, delivery_tag: str) -> None:
         """Put a message at the head of its queue, where it was; one that is rejected goes behind all later ones."""
-        self.restore_by_tag(delivery_tag)
-        self._delivered.pop(delivery_tag, None)
+        with self._letting_go(delivery_tag):
+            self.restore_by_tag(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Reject a message that was not given back; where that fails, connect again.
-
-        It must not be among those that are acknowledged: whoever holds it next, under the same tag, would lose it.
-        Celery logs an error and goes on, as its loop sees by itself that a connection is lost. One that was refused
-        alone is not, and the message would count as running for ever.
-        """
+        """Reject a message that was not given back."""
         if delivery_tag not in self._delivered:
             return
-        try:
+        with self._letting_go(delivery_tag):
             if requeue:
                 self.restore_by_tag(delivery_tag, leftmost=True)
             else:
                 self._remove_from_indices(delivery_tag).execute()
+
+    @contextmanager
+    def _letting_go(self, delivery_tag: str) -> Iterator[None]:
+        """Where it fails, connect again.
+
+        The message must not be among those that are acknowledged: whoever holds it next, under the same tag, would lose
+        it. Celery logs an error and goes on, as its loop sees by itself that a connection is lost. One that was refused
+        alone is not, and the message would count as running for ever.
+        """
+        try:
+            yield
         except PASSING as error:
             self.hub.call_soon(_raise, error)
             raise
         self._delivered.pop(delivery_tag, None)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Give a message back as kombu does, but by a script: Redis lets it through with no memory left, too."""
+        try:
+            message, exchange, routing_key = loads(self._client.hget(keys.UNACKED, tag) or "")
+        except (LookupError, TypeError, ValueError):  # it is not there, or is put aside (`refused`)
+            super().restore_by_tag(tag, client=client, leftmost=leftmost)
+            return
+        pushed: list[str] = []
+        pipe = SimpleNamespace(lpush=lambda *words: pushed.extend(words), rpush=lambda *words: pushed.extend(words))
+        self.channel._do_restore_message(message, exchange, routing_key, pipe, leftmost)
+        lists = [keys.queue(name) for name in pushed[::2]]
+        values = [tag, "LPUSH" if leftmost else "RPUSH", *pushed[1:2]]
+        scripts.run(self._client, "give_back", [keys.UNACKED, keys.UNACKED_INDEX, *lists], values)
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """Give messages back, as the connection ends; also those of which Redis cannot be told that they are done."""
@@ -106,7 +128,11 @@ class Acknowledgements(transport.QoS):  # type: ignore[misc]
             self._tell()
         except Exception:
             self._dirty.clear()
-        super().restore_unacked_once(stderr)
+        try:
+            super().restore_unacked_once(stderr)
+        finally:
+            if client := self.__dict__.get("_client"):
+                client.connection_pool.disconnect()  # kombu has closed it before, and this has opened it again
 
     def _tell_in_time(self) -> None:
         self._is_planned = False

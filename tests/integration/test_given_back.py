@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from kombu import Connection
 from kombu.asynchronous import Hub
 from kombu.transport import redis as transport
@@ -44,6 +45,10 @@ def give_back(channel: Any, tag: str) -> None:
 
 def give_back_and_reject(channel: Any, tag: str) -> None:
     channel.qos.give_back(tag)
+    channel.basic_reject(tag, requeue=True)
+
+
+def reject(channel: Any, tag: str) -> None:
     channel.basic_reject(tag, requeue=True)
 
 
@@ -88,6 +93,47 @@ def test_a_message_that_another_one_has_taken_is_not_rejected_with_it(
     assert held(system) == {taken.delivery_tag}
     assert [taker.basic_get(QUEUE).decode() for _ in range(2)] == [1, 2]
     assert taker.basic_get(QUEUE) is None
+
+
+def close(channel: Any, tag: str) -> None:
+    channel.close()
+
+
+@pytest.mark.parametrize("back", [give_back, reject, close])
+def test_a_message_is_given_back_though_redis_is_full(
+    system: System, channels: tuple[Any, Any], back: Callable[[Any, str], None]
+) -> None:
+    giver, taker = channels
+    tag = giver.basic_get(QUEUE).delivery_tag
+    with system.admin() as server:
+        server.config_set("maxmemory", 1)
+        try:
+            back(giver, tag)
+        finally:
+            server.config_set("maxmemory", 0)
+    assert not held(system)
+    assert tag in [taker.basic_get(QUEUE).delivery_tag for _ in range(3)]
+
+
+@pytest.mark.parametrize("back", [give_back, reject])
+def test_a_worker_connects_again_where_a_message_cannot_be_given_back(
+    system: System, channels: tuple[Any, Any], back: Callable[[Any, str], None]
+) -> None:
+    """Its end gives back all that the worker still has."""
+    giver, taker = channels
+    tag = giver.basic_get(QUEUE).delivery_tag
+    with system.admin() as server:
+        server.config_set("min-replicas-to-write", 1)
+        try:
+            with pytest.raises(redis.RedisError, match="NOREPLICAS"):
+                back(giver, tag)
+        finally:
+            server.config_set("min-replicas-to-write", 0)
+    with pytest.raises(redis.RedisError, match="NOREPLICAS"):
+        Acknowledgements.hub.run_once()
+    giver.close()
+    assert not held(system)
+    assert tag in [taker.basic_get(QUEUE).delivery_tag for _ in range(3)]
 
 
 def _acknowledges(channel: Any, *tags: str) -> None:
