@@ -261,9 +261,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         controller.pool.did_start_ok = lambda: True
         models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(main.models.current.served.items()))
         say(f"{main.facts.children} children hold {models}, {main.facts.threads} threads each")
-        # One chunk more than there are children, so that none waits for Redis between two chunks; with a whole one for
-        # each child, a job of few chunks would leave other workers without.
-        controller.consumer.initial_prefetch_count += 1
+        controller.consumer.initial_prefetch_count = controller.consumer.max_prefetch_count
         heartbeat = partial(self._heartbeat, controller, main)
         main.inspection = inspection.Inspection(
             controller, main.models, main.reports, main.counters, main.started, heartbeat

@@ -27,11 +27,27 @@ _COUNTED_AS_LOST = (AttributeError, *PASSING)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
-    """What takes chunks from Redis; connects again soon after Redis is back."""
+    """What takes chunks from Redis; connects again soon after Redis is back.
+
+    Attributes:
+        counted: children for which it takes chunks, where these are not all (`tasks/worker/resize.py`).
+    """
+
+    counted: int | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         message_cost.make_cheap(self.hub, self.pool)
+
+    @property
+    def max_prefetch_count(self) -> int:
+        """One chunk more than there are children, so that none waits for Redis between two chunks.
+
+        With a whole one for each child, a job of few chunks would leave other workers without. Celery begins with it
+        anew after each lost connection.
+        """
+        children = self.pool.num_processes if self.counted is None else self.counted
+        return int(children * self.prefetch_multiplier + 1)
 
     def on_close(self) -> None:
         """Let go of the connection: kombu has the loop look at each that there was, at every turn."""

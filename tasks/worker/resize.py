@@ -50,6 +50,7 @@ class Resize:
     def grow(self, n: int) -> None:
         """Let `n` more children come; raises UsageError where the number makes no sense."""
         self._check(n)
+        self._set_prefetch(self._counted)  # no connection takes chunks for those that load
         self._controller.pool.grow(n)
         # At once; Celery looks after a while.
         self._pool.maintain_pool()
@@ -101,8 +102,8 @@ class Resize:
     def _set_prefetch(self, children: int) -> None:
         consumer = self._controller.consumer
         more, self._counted = children - self._counted, children
-        # For a new connection; one more than there are children, as at the start.
-        consumer.initial_prefetch_count = children * consumer.prefetch_multiplier + 1
+        consumer.counted = children
+        consumer.initial_prefetch_count = consumer.max_prefetch_count  # for a new connection
         if more and getattr(consumer, "qos", None) is not None:
             consumer._update_qos_eventually(more)
 

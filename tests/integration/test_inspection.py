@@ -219,6 +219,37 @@ def test_it_grows_and_shrinks_while_a_job_runs(shared: System, client: Client) -
     wait_until(lambda: len(shared.slots()) == 2, "there are two children again")
 
 
+def lose_connections(system: System) -> None:
+    """Those of the worker to Redis; it has others when this returns."""
+    with system.admin() as server:
+
+        def hears() -> list[str]:
+            return [one["id"] for one in server.client_list(_type="pubsub")]
+
+        cut = hears()
+        server.client_kill_filter(_type="pubsub", skipme=True)
+        server.client_kill_filter(_type="normal", skipme=True)
+        wait_until(lambda: (found := hears()) and not set(found) & set(cut), "the worker is connected again")
+
+
+def test_it_takes_one_chunk_more_than_it_has_children_after_a_lost_connection_too(shared: System) -> None:
+    def takes(chunks: int) -> bool:
+        return bool(shared.ask(NODE, "stats")["prefetch_count"] == chunks)
+
+    wait_until(lambda: takes(3), "both its children count")
+    lose_connections(shared)
+    assert takes(3)
+
+    (shared.folder / "hang").touch()
+    shared.ask(NODE, "pool_grow")
+    lose_connections(shared)
+    assert takes(3), "nothing for a child that loads"
+    (shared.folder / "hang").unlink()
+    wait_until(lambda: takes(4), "the child has come")
+    shared.ask(NODE, "pool_shrink")
+    wait_until(lambda: takes(3), "it has gone")
+
+
 def test_it_drains_and_comes_back_and_producers_notice(shared: System, client: Client) -> None:
     job = submit(client, 400)
     wait_until(lambda: len(runs(shared)) == 2, "two chunks run")
