@@ -2,6 +2,9 @@
 
 URLs of shards --how many workers has each?--> the one with fewest, in turn where several have as few
 
+A worker that was killed is on record for a while, and must not keep its successor from their shard, which may have no
+other: where several seem to have as few, those count no more that let the time of a heartbeat pass without one.
+
 A worker and its children are connected to this one alone, as if there were no other: with connections of every child to
 every shard, ten thousand slots would be more than a Redis takes. Producers know all shards, and spread their chunks.
 """
@@ -10,30 +13,35 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import redis
 
 from tasks.protocol import keys
+from tasks.protocol.records import WorkerFacts
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.worker_registry import read_all
 from worker_config.broker import redacted, shard_urls
 from worker_config.errors import BrokerError, BrokerRefusedError
-from worker_config.retry_policy import LONGEST_BACKOFF_SECONDS, QUEUE_TTL_SECONDS
+from worker_config.retry_policy import HEARTBEAT_SECONDS, LONGEST_BACKOFF_SECONDS, QUEUE_TTL_SECONDS
 
 # Of one command. Shards that start together with their workers are waited for a little, or the first one has them all.
 _ANSWER_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
+# In which each worker that lives gives a sign of it.
+_HEARTBEAT_COMES_SECONDS = HEARTBEAT_SECONDS + 1.0
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several: its URL, its place in the setting, and what it has."""
+    """One of several: its URL, its place in the setting, what it has, and what its workers told last."""
 
     url: str
     place: int
     workers: int
     slots: int
+    told: Mapping[str, WorkerFacts] = field(default_factory=dict)
 
 
 def choose_home(url: str) -> str:
@@ -46,13 +54,11 @@ def choose_home(url: str) -> str:
     if len(urls) == 1:
         return url
     until = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        up, away = _look(urls)
-        if up and (not away or time.monotonic() > until):
-            break
-        for error in away:
-            print(f"celeriac: {error} Trying again.", file=sys.stderr, flush=True)
-        time.sleep(LONGEST_BACKOFF_SECONDS)
+    up = _wait_until_up(urls, until)
+    fewest = min(shard.workers for shard in up)
+    if fewest and sum(shard.workers == fewest for shard in up) > 1:
+        time.sleep(_HEARTBEAT_COMES_SECONDS)
+        up = _wait_until_up(urls, until, {name: facts for shard in up for name, facts in shard.told.items()})
     home = least_loaded(up, _turn(up[0].url))
     print(
         f"celeriac: belongs to shard {home.place + 1} of {len(urls)}, {redacted(home.url)}", file=sys.stderr, flush=True
@@ -65,20 +71,35 @@ def least_loaded(up: list[Shard], turn: int) -> Shard:
     return min(up, key=lambda one: (one.workers, one.slots, (one.place - turn) % (1 + max(of.place for of in up))))
 
 
-def _look(urls: list[str]) -> tuple[list[Shard], list[BrokerError]]:
+def _wait_until_up(urls: list[str], until: float, told: Mapping[str, WorkerFacts] | None = None) -> list[Shard]:
+    """The shards that are up: all, or, after `until`, some; without workers that have told nothing since `told`."""
+    while True:
+        up, away = _look(urls, told or {})
+        if up and (not away or time.monotonic() > until):
+            return up
+        for error in away:
+            print(f"celeriac: {error} Trying again.", file=sys.stderr, flush=True)
+        time.sleep(LONGEST_BACKOFF_SECONDS)
+
+
+def _look(urls: list[str], told: Mapping[str, WorkerFacts]) -> tuple[list[Shard], list[BrokerError]]:
     """The shards that are up, and what is wrong with the others."""
     up: list[Shard] = []
     away: list[BrokerError] = []
     for place, url in enumerate(urls):
         try:
             with broker_errors(url), connect(url, retries=0, timeout_seconds=_ANSWER_SECONDS) as client:
-                workers = read_all(client)[0]
+                workers, _, facts = read_all(client)
         except BrokerRefusedError:
             raise
         except BrokerError as error:
             away.append(error)
         else:
-            up.append(Shard(url, place, len(workers), sum(map(len, workers.values()))))
+            # Each heartbeat tells of the clock anew; who prepares models, or is of a version that does not, of nothing.
+            for name, now in facts.items():
+                if now == told.get(name) != WorkerFacts():
+                    del workers[name]
+            up.append(Shard(url, place, len(workers), sum(map(len, workers.values())), facts))
     return up, away
 
 
