@@ -294,9 +294,7 @@ class BrokerChannel:
     def redis_room(self) -> float:
         """Bytes that Redis can still take for payloads; infinite where it has no limit."""
         with broker_errors(self.url):
-            memory = cast("dict[str, int]", self.client.info("memory"))
-        limit = memory.get("maxmemory", 0)
-        return USABLE_SHARE * limit - memory.get("used_memory", 0) if limit else math.inf
+            return room_of(self.client)
 
     def run_id(self) -> str:
         """What tells one life of the server from the next."""
@@ -330,3 +328,10 @@ class BrokerChannel:
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
+
+
+def room_of(client: redis.Redis) -> float:
+    """Bytes that Redis can still take for payloads; infinite where it has no limit."""
+    memory = cast("dict[str, int]", client.info("memory"))
+    limit = memory.get("maxmemory", 0)
+    return USABLE_SHARE * limit - memory.get("used_memory", 0) if limit else math.inf

@@ -2,7 +2,8 @@
 
 chunk, queue --> the channel of the queue's shard --> message, payload --> its workers
 answers <-- whichever shards have some
-a shard that fails --> away; its chunks are lost, and go to others; asked by a thread of its own until it is back
+a shard that fails, or is full --> away; its chunks are lost, and go to others; asked by a thread until it is back
+a shard that is merely full --> its answers are taken all the same, which makes room
 
 With a single server its errors are the caller's; with several they are once none is left.
 """
@@ -22,7 +23,8 @@ import redis
 from producer.broker import redis_backoff
 from producer.broker.blocked_pop import BlockedPop, wait_for_any
 from producer.broker.broker_channel import BrokerChannel
-from producer.broker.outage import Outage
+from producer.broker.outage import Outage, wait_for_any_outage
+from producer.broker.shard_refs import located, shard_of_ref
 from producer.broker.shards import name_of, on_shard, shard_of, slots_on
 from producer.records.store_waits import StoreWait
 from producer.records.throughput import Throughput
@@ -41,12 +43,6 @@ from worker_config.settings import Settings
 Answered = TypeVar("Answered")
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-
-class _ShardRef(RedisRef, frozen=True):
-    """Outputs in the Redis of this shard; it does not travel."""
-
-    shard: int
 
 
 class JobChannel:
@@ -79,6 +75,7 @@ class JobChannel:
         self.sealer: Sealer = self._channels[0].sealer
         self._pops = [BlockedPop(channel.client, channel.results) for channel in self._channels]
         self._outages: dict[int, Outage] = {}
+        self._cramped: set[int] = set()  # as of the last look at their room
         self._run_ids: dict[int, str] = {}
 
     @property
@@ -88,8 +85,8 @@ class JobChannel:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no shard is away."""
-        return not self._outages
+        """Whether no shard is away that may come back: one that has refused us for long is not counted on."""
+        return all(outage.refused for outage in self._outages.values())
 
     def on_each(self, do: Callable[[redis.Redis], Answered]) -> dict[int, Answered]:
         """What it gives on each shard that is up; raises BrokerError if none is."""
@@ -107,7 +104,7 @@ class JobChannel:
 
     def is_up(self, queue: str) -> bool:
         """Whether a chunk may be sent to this queue."""
-        return shard_of(queue) not in self._outages
+        return shard_of(queue) not in {*self._outages, *self._cramped}
 
     def put(self, index: int, parts: Parts, queue: str, *, only_redis: bool = False) -> PayloadRef:
         """Store a chunk's payload, given in parts, or keep it for the message if it is small."""
@@ -157,7 +154,7 @@ class JobChannel:
         if came := self._ready_answers():
             return came
         pops = []
-        for shard in self._up():
+        for shard in self._readable():
             with self._trying(shard), broker_errors(self._channels[shard].url):
                 self._pops[shard].send(BLOCK_SECONDS)
                 pops.append(self._pops[shard])
@@ -166,7 +163,7 @@ class JobChannel:
 
     def _ready_answers(self) -> list[Answer]:
         came: list[Answer] = []
-        for shard in self._up():
+        for shard in self._readable():
             channel, pop = self._channels[shard], self._pops[shard]
             answers: list[Answer] = []
             with self._trying(shard):
@@ -174,7 +171,7 @@ class JobChannel:
                     item = pop.read() if pop.has_answer else None
                 answers = channel.opened([item] if item else [])
                 answers += channel.take_ready()
-            came += [_located(answer, shard) for answer in answers]
+            came += [located(answer, shard) for answer in answers]
         return came
 
     def load(self, answer: Outputs, buffer: ReusableBuffer | None = None) -> memoryview | None:
@@ -182,15 +179,19 @@ class JobChannel:
 
         Those of a file stand in `buffer`, where one is given.
         """
-        shard = _shard_of_ref(answer.ref)
+        shard = shard_of_ref(answer.ref)
+        if self.is_away(answer.ref):
+            return None
         if isinstance(answer.ref, RedisRef):
-            if shard in self._outages:
-                return None
             answer = msgspec.structs.replace(answer, ref=RedisRef(answer.ref.key))
         payload: memoryview | None = None
         with self._trying(shard):
             payload = self._channels[shard].load(answer, buffer)
         return payload
+
+    def is_away(self, ref: RowsRef | PartRef) -> bool:
+        """Whether this is on a shard that is away, where it may be once more."""
+        return isinstance(ref, RedisRef) and self._is_away(shard_of_ref(ref))
 
     def load_into(self, answer: Outputs, parts: Parts) -> bool:
         """The same, over arrays of the expected form, given by their `codec.encode_parts`; False if that cannot be."""
@@ -226,19 +227,24 @@ class JobChannel:
                 waits += its[3]
         return workers, seconds_left, preparing, waits
 
-    def redis_room(self) -> float:
-        """Bytes that Redis can still take for payloads; infinite where it has no limit."""
-        rooms = []
-        for shard in self._up():
+    def redis_room(self, queues: Iterable[str] = ()) -> float:
+        """Bytes that Redis can still take for chunks in these queues, or any; infinite where it has no limit.
+
+        A shard that has no room, while others have some, is given no chunks.
+        """
+        shards = {shard_of(queue) for queue in queues} or self.all_shards()
+        rooms: dict[int, float] = {}
+        for shard in shards.intersection(self._up()):
             with self._trying(shard):
-                rooms.append(self._channels[shard].redis_room())
-        return len(rooms) * min(rooms, default=0.0)
+                rooms[shard] = self._channels[shard].redis_room()
+        most = max(rooms.values(), default=0.0)
+        self._cramped = {shard for shard, room in rooms.items() if room <= 0 < most}
+        left = [room for shard, room in rooms.items() if shard not in self._cramped]
+        return len(left) * min(left, default=0.0)
 
     def look(self) -> None:
         """See which shards are back, and which have begun another life, without what they had; see `lost`."""
-        for shard in [shard for shard, outage in self._outages.items() if outage.is_over]:
-            del self._outages[shard]
-            logger.warning("job %s: Redis at %s is back", self._job, redacted(self._channels[shard].url))
+        self._take_back()
         for shard in self._up():
             with self._trying(shard):
                 run_id = self._channels[shard].run_id()
@@ -250,14 +256,12 @@ class JobChannel:
         """Until one shard does its part, or nobody waits any more; as `redis_backoff.wait_for_redis`."""
         if len(self._channels) == 1:
             return redis_backoff.wait_for_redis(self._channels[0].url, tries, wake, is_over)
-        if len(self._outages) < len(self._channels):  # one is full
+        if len(self._outages) < len(self._channels):  # the last one is full
             wake.wait(min(LEAST_BACKOFF_SECONDS * 2**tries, LONGEST_BACKOFF_SECONDS))
-            return wake.clear()
-        while not (is_over() or any(outage.is_over for outage in self._outages.values())):
-            wake.wait(LEAST_BACKOFF_SECONDS)
             wake.clear()
-        if not is_over():
-            self.look()
+            return self._take_back()
+        wait_for_any_outage(self._outages.values(), wake, is_over)
+        self._take_back()
 
     def invalidate(self, shards: Iterable[int]) -> None:
         """These were away: keys may be there that nobody remembers."""
@@ -273,7 +277,7 @@ class JobChannel:
         if len(self._channels) > 1:
             late = [answer.ref for answer in self._ready_answers() if isinstance(answer, Outputs)]
             self.forget(ref for ref in late if not isinstance(ref, PartRef))
-        for shard in self._up():
+        for shard in self._readable():
             with self._trying(shard):
                 self._channels[shard].forget_job()
 
@@ -291,20 +295,40 @@ class JobChannel:
             raise next(iter(self._outages.values())).error
         return up
 
+    def _readable(self) -> list[int]:
+        """Those that are up, and those that are merely full; raises BrokerError if there is none."""
+        return [shard for shard in range(len(self._channels)) if not self._is_away(shard)] or self._up()
+
+    def _is_away(self, shard: int) -> bool:
+        return shard in self._outages and not self._outages[shard].is_full
+
+    def _take_back(self) -> None:
+        """Use shards again that do their part, and those that are merely full where no other is left."""
+        is_none_left = len(self._outages) == len(self._channels)
+        for shard, outage in list(self._outages.items()):
+            if outage.is_over or (is_none_left and outage.is_full):
+                self._outages.pop(shard).give_up()
+                logger.warning("job %s: Redis at %s is back", self._job, redacted(self._channels[shard].url))
+
     @contextmanager
     def _trying(self, shard: int) -> Iterator[None]:
-        """A shard that fails in the block is away from then on; a single server is the caller's to wait for."""
+        """A shard that fails in the block is away from then on; a single server is the caller's to wait for.
+
+        So is the last one that is left, where it is merely full.
+        """
         try:
             yield
-        except BrokerFullError:
-            raise
         except BrokerError as error:
-            if len(self._channels) == 1:
+            others = set(range(len(self._channels))) - {shard}
+            if not others or (isinstance(error, BrokerFullError) and others <= self._outages.keys()):
                 raise
             logger.warning("job %s goes on without a shard: %s", self._job, error)
+            if shard in self._outages:  # which was merely full
+                self._outages[shard].give_up()
             self._outages[shard] = Outage(self._channels[shard].url, error)
             self._pops[shard].close()
             self.lost.add(shard)
+            self._take_back()
             self._up()
 
     def _by_shard(self, queues: Iterable[str]) -> list[tuple[int, list[str]]]:
@@ -318,22 +342,9 @@ class JobChannel:
         """These payloads by shards that are up; files, which are on none, are the first one's."""
         found = defaultdict(list)
         for ref in refs:
-            shard = _shard_of_ref(ref, shard_of(queue))
-            if isinstance(ref, RedisRef) and shard in self._outages:
+            shard = shard_of_ref(ref, shard_of(queue))
+            if isinstance(ref, RedisRef) and self._is_away(shard):
                 self._channels[shard].invalidate()
             else:
                 found[shard].append(ref)
         return list(found.items())
-
-
-def _located(answer: Answer, shard: int) -> Answer:
-    """The answer, which remembers where its outputs are."""
-    if shard and isinstance(answer, Outputs) and isinstance(answer.ref, RedisRef):
-        return msgspec.structs.replace(answer, ref=_ShardRef(answer.ref.key, shard))
-    return answer
-
-
-def _shard_of_ref(ref: RowsRef | PartRef, otherwise: int = 0) -> int:
-    if isinstance(ref, _ShardRef):
-        return ref.shard
-    return otherwise if isinstance(ref, RedisRef) else 0

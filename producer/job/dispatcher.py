@@ -93,7 +93,7 @@ class Dispatcher:
             self.window.share = sum(shares[queue] * count for queue, count in counts.items()) / len(slots)
         self._balancer.update(slots, shares)
         self.window.slots = len(slots)
-        self.window.leave_room(self._channel.redis_room())
+        self.window.leave_room(self._channel.redis_room(counts))
 
     def send(self, held_back: int) -> int:
         """Send chunks while the window admits them, up to one batch; return how many.

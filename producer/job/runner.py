@@ -144,7 +144,7 @@ class Runner:
             self._reporter.begin()
         elif self._reporter.update()[0] is JobState.CANCELLED:
             raise JobCancelledError(self._how_far("was cancelled"))
-        self.window.leave_room(self._channel.redis_room())
+        self.window.leave_room(self._channel.redis_room(slot.queue for slot in self.context.spec.slots))
         self._channel.look()
         self._channel.lost.clear()
         self._has_begun = True

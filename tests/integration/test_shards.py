@@ -137,6 +137,17 @@ def test_one_that_stands_still(shards: Shards, client: Client, hold: Path) -> No
         os.kill(victim, signal.SIGCONT)
 
 
+def test_one_that_is_full(shards: Shards, client: Client, hold: Path) -> None:
+    job = in_the_middle(client, LARGE)
+    with shards.systems[1].admin() as server:
+        server.config_set("maxmemory", 1)
+        hold.unlink()
+        check_whole(job, LARGE)
+        check_whole(client.submit("held", SMALL, chunk_rows=1), SMALL)
+        assert server.info("memory")["maxmemory"] == 1
+    check_nothing_left(shards, job)
+
+
 def test_all_that_are_away_are_waited_for(shards: Shards, client: Client, hold: Path) -> None:
     job = in_the_middle(client, SMALL)
     for system in shards.systems:
