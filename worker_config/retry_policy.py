@@ -24,6 +24,8 @@ SOCKET_TIMEOUT_SECONDS: Final = 10.0
 SHARD_TIMEOUT_SECONDS: Final = 3.0
 SHARD_COMMAND_RETRIES: Final = 1
 SHARD_AWAY_SECONDS: Final = 2.0
+# A request's commands are tried once, and not for long: what comes of none is a job, which waits for Redis.
+REQUEST_TIMEOUT_SECONDS: Final = 3.0
 # Celery's blocking reads are its own.
 CELERY_SOCKET_TIMEOUT_SECONDS: Final = 30
 CONNECT_TIMEOUT_SECONDS: Final = 5

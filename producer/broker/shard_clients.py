@@ -76,9 +76,15 @@ def open_shards(
         shards.close()
 
 
-def ask_each(url: str, ask: Callable[[redis.Redis], Answered]) -> dict[int, Answered]:
-    """What each shard at `url` answers, through clients for this one question; as `for_each`."""
-    with open_shards(url) as shards:
+def ask_each(
+    url: str,
+    ask: Callable[[redis.Redis], Answered],
+    *,
+    retries: int = COMMAND_RETRIES,
+    timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+) -> dict[int, Answered]:
+    """What each shard at `url` answers, through clients for this one question; as `for_each`, and `open_shards`."""
+    with open_shards(url, retries=retries, timeout_seconds=timeout_seconds) as shards:
         return for_each(url, lambda one: shards.on(shards.urls.index(one), ask))
 
 

@@ -28,6 +28,7 @@ from tasks.transport.async_connection import connect_async
 from tasks.transport.connection import connect
 from tasks.transport.request_queue import QueueFullError
 from worker_config.broker import address_of
+from worker_config.retry_policy import REQUEST_TIMEOUT_SECONDS
 
 # A connection that a server does not close is left after so long.
 CLOSE_SECONDS = 5.0
@@ -51,7 +52,7 @@ class AsyncChannel:
         self._threads = threads
         self._caller = secrets.token_hex(8)
         self._channel = keys.answers_channel(self._caller, address_of(url).database)
-        self._client = connect_async(url)
+        self._client = connect_async(url, timeout_seconds=REQUEST_TIMEOUT_SECONDS)
         self._waiting = WaitingList()
         self._unsent: list[tuple[Waiting, bytes]] = []
         self._dropped: list[Waiting] = []
@@ -186,7 +187,7 @@ class AsyncChannel:
         """End the waiting for requests that whoever took them is gone with."""
 
         def look() -> set[str]:
-            with connect(self._url) as client:
+            with connect(self._url, retries=0, timeout_seconds=REQUEST_TIMEOUT_SECONDS) as client:
                 return lost(client, self._targets, overdue)
 
         try:

@@ -22,9 +22,12 @@ from worker_config.errors import (
     RequestTimeoutError,
     UnknownModelError,
 )
+from worker_config.retry_policy import COMMAND_RETRIES, SOCKET_TIMEOUT_SECONDS
 from worker_config.settings import Settings
 
 POLL_SECONDS = 0.1
+# However little time is left, a server that is merely busy may answer.
+LEAST_LOOK_SECONDS = 1.0
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class ModelFinder:
         awaited = Awaited(dict.fromkeys(names, ""))
         self._watch()
         while True:
-            slots, preparing = self._read(url, deadline if until is None else min(deadline, until))
+            slots, preparing = self._read(url, deadline, until)
             try:
                 infos = model_pinning.pin(names, slots, key_ids)
                 return infos, model_pinning.usable(slots, model_pinning.refs(infos))
@@ -76,15 +79,17 @@ class ModelFinder:
                     raise type(error)(f"{error}{where}{awaited.seen(preparing)}") from None
             self._pause(closed)
 
-    def _read(self, url: str, deadline: float) -> tuple[list[SlotRecord], dict[str, Preparing]]:
+    def _read(self, url: str, deadline: float, until: float | None) -> tuple[list[SlotRecord], dict[str, Preparing]]:
         """All slots, and workers that prepare models, once Redis answers."""
         closed, told = self._closed, False
         while True:
             try:
-                return _look(url)
+                return _look(url, until)
             except BrokerRefusedError:
                 raise
             except BrokerError as error:
+                if until is not None and time.monotonic() >= until:
+                    raise RequestTimeoutError(f"the time limit is up: {error}") from None
                 if time.monotonic() >= deadline:
                     raise
                 if not told:
@@ -100,11 +105,14 @@ class ModelFinder:
         time.sleep(POLL_SECONDS)
 
 
-def _look(url: str) -> tuple[list[SlotRecord], dict[str, Preparing]]:
+def _look(url: str, until: float | None) -> tuple[list[SlotRecord], dict[str, Preparing]]:
     """Both are read at once: a worker has slots by the time at which it no longer prepares."""
     slots: list[SlotRecord] = []
     preparing: dict[str, Preparing] = {}
-    for shard, (workers, its, _) in ask_each(url, read_all).items():
+    retries, seconds = COMMAND_RETRIES, SOCKET_TIMEOUT_SECONDS
+    if until is not None:
+        retries, seconds = 0, min(SOCKET_TIMEOUT_SECONDS, max(until - time.monotonic(), LEAST_LOOK_SECONDS))
+    for shard, (workers, its, _) in ask_each(url, read_all, retries=retries, timeout_seconds=seconds).items():
         slots += [slot for of_worker in workers.values() for slot in slots_on(shard, of_worker)]
         preparing |= its
     return slots, preparing

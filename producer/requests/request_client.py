@@ -34,6 +34,7 @@ from tasks.transport.connection import connect
 from tasks.transport.request_queue import QueueFullError
 from worker_config.broker import address_of
 from worker_config.errors import BusyError, RequestTimeoutError
+from worker_config.retry_policy import REQUEST_TIMEOUT_SECONDS
 
 # Longest that the reading thread waits before it looks around.
 READ_SECONDS = 1.0
@@ -80,7 +81,7 @@ class RequestClient:
     def __init__(self, url: str, sealer: Sealer, find: Find) -> None:
         self.targets = Targets(find)
         self._sealer = sealer
-        self._client = connect(url)
+        self._client = connect(url, retries=0, timeout_seconds=REQUEST_TIMEOUT_SECONDS)
         self._database = address_of(url).database
         self._begin()
 
@@ -133,7 +134,10 @@ class RequestClient:
             self._wait(one, woken, until)
         except QueueFullError as error:
             raise busy(target, error.waiting, count) from None
-        except redis.RedisError:
+        except redis.RedisError as error:
+            one.end(None, error)  # without a word to Redis
+            if until is not None and time.monotonic() >= until:
+                raise RequestTimeoutError(f"no answer from Redis within the time limit: {error}") from None
             raise NeedsJobError from None  # which waits for Redis, or says what is wrong with it
         finally:
             self._waiting.by_id.pop(id_, None)
@@ -161,8 +165,10 @@ class RequestClient:
             if self._pubsub is None:
                 pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
                 pubsub.subscribe(keys.answers_channel(self._caller, self._database))
+                ends_at = time.monotonic() + REQUEST_TIMEOUT_SECONDS
                 while (message := pubsub.get_message(timeout=READ_SECONDS)) is None or message["type"] != "subscribe":
-                    pass
+                    if time.monotonic() >= ends_at:
+                        raise redis.TimeoutError("it does not answer")
                 self._pubsub = pubsub
 
     def _send(self, one: Waiting, element: bytes) -> None:

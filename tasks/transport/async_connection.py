@@ -10,16 +10,16 @@ from redis.asyncio.retry import Retry
 
 from tasks.transport.connection import BACKOFF, LOST, check_kind, login_options, sentinels_of
 from worker_config.broker import BrokerAddress, address_of
-from worker_config.retry_policy import COMMAND_RETRIES
+from worker_config.retry_policy import COMMAND_RETRIES, SOCKET_TIMEOUT_SECONDS
 
 
-def connect_async(url: str) -> redis.asyncio.Redis:
+def connect_async(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> redis.asyncio.Redis:
     """A client for `url`, of the loop that runs; it connects at its first command.
 
     Commands are sent again after a lost connection, so each must be harmless when it is carried out twice.
     """
     address = address_of(url)
-    options = login_options(address) | {
+    options = login_options(address, timeout_seconds) | {
         "retry": Retry(BACKOFF, COMMAND_RETRIES, supported_errors=LOST),  # type: ignore[arg-type]
         "redis_connect_func": _log_in,
     }

@@ -93,7 +93,7 @@ def login_options(address: BrokerAddress, timeout_seconds: float = SOCKET_TIMEOU
     """What redis-py is told of any connection, but for where it leads."""
     options = {
         "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_connect_timeout": min(CONNECT_TIMEOUT_SECONDS, timeout_seconds),
         "health_check_interval": HEALTH_CHECK_SECONDS,
         "db": address.database,
         "username": address.username,

@@ -194,6 +194,36 @@ def test_a_request_whose_time_is_up_is_not_run_and_says_so(
     np.testing.assert_array_equal(client.predict("double", ROWS[:1], timeout_seconds=60), 2 * ROWS[:1])
 
 
+@contextmanager
+def standing_still(system: System) -> Iterator[None]:
+    os.kill(system.redis.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(system.redis.pid, signal.SIGCONT)
+
+
+def test_the_time_limit_holds_while_redis_stands_still(system: System, client: Client) -> None:
+    client.predict("double", ROWS[:1])
+    with standing_still(system):
+        for _ in ("where the model is known", "where it is to be found"):
+            with pytest.raises(RequestTimeoutError):
+                client.predict("double", ROWS[:1], timeout_seconds=0.5)
+    np.testing.assert_array_equal(client.predict("double", ROWS[:1]), 2 * ROWS[:1])
+
+
+def test_a_subscription_that_is_not_answered_is_given_up(
+    system: System, client: Client, callers: ThreadPoolExecutor
+) -> None:
+    requests_of_client = client._requests._clients[0]
+    requests_of_client._client.ping()  # by a connection that is taken for it
+    requests_of_client.targets.of(["double"])
+    with standing_still(system):
+        asked = callers.submit(client.predict, "double", ROWS[:1], timeout_seconds=0.5)
+        with pytest.raises(RequestTimeoutError):
+            asked.result(60)
+
+
 def test_the_requests_of_a_caller_that_is_gone_are_not_run(
     system: System, client: Client, callers: ThreadPoolExecutor, server: redis.Redis
 ) -> None:
