@@ -205,7 +205,8 @@ class DetachedJob(JobHandle):
         """Wait until the job has ended, however; False when the time was up.
 
         Args:
-            timeout_seconds: how long; for ever if left out.
+            timeout_seconds: how long; for ever if left out. A Redis that does not answer is waited for a minute all the
+                same, one of several for some seconds.
             each: called with state and record whenever they were looked at.
 
         Raises:

@@ -15,14 +15,17 @@ from worker_config.settings import Settings
 class PartChannels:
     """Used by one thread; a shard that nothing is asked of is not connected to.
 
+    With `waits` each shard is waited for as a single server is: whoever leaves a job needs all of them.
+
     Attributes:
         shards: to ask all of them.
         sealer: of messages and records, which are sealed alike for all shards.
     """
 
-    def __init__(self, settings: Settings, job_id: str) -> None:
+    def __init__(self, settings: Settings, job_id: str, *, waits: bool = False) -> None:
         urls = shard_urls(str(settings.broker_url))
-        self._channels = [BrokerChannel(url, settings, job_id) for url in urls]
+        of_several = len(urls) > 1 and not waits
+        self._channels = [BrokerChannel(url, settings, job_id, one_of_several=of_several) for url in urls]
         self.shards: ShardClients = ShardClients(urls, [channel.client for channel in self._channels])
         self.sealer: Sealer = self._channels[0].sealer
 

@@ -84,7 +84,7 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
     output = options.write_to if isinstance(options.write_to, LeftOutput) else None
     job_id = output.job if output else secrets.token_hex(6)
     check_writable(output, spec.slots)
-    channels = PartChannels(settings, job_id)
+    channels = PartChannels(settings, job_id, waits=True)
     name, work, digests = options.job, cast("Work", {}), {model.name: model.digest for model in spec.models}
     if output and output.head.get("models") != digests:
         raise ModelError(f"model {', '.join(digests)} has changed since this command began; run it again")

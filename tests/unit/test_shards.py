@@ -6,10 +6,18 @@ import pytest
 
 from producer.broker.shard_clients import for_each
 from producer.broker.shards import name_of, on_shard, shard_of
+from producer.detached.part_channels import PartChannels
 from producer.requests.shards import ShardFinder, least_waiting
 from tasks.worker.home_shard import Shard, least_loaded
 from worker_config.broker import check_broker_url, redacted, shard_urls
 from worker_config.errors import BrokerError, ConfigError
+from worker_config.retry_policy import (
+    JOB_COMMAND_RETRIES,
+    SHARD_COMMAND_RETRIES,
+    SHARD_TIMEOUT_SECONDS,
+    SOCKET_TIMEOUT_SECONDS,
+)
+from worker_config.settings import Settings
 
 SENTINELS = "sentinel://:secret@a,b:7/main/2"
 
@@ -112,6 +120,18 @@ def test_a_request_goes_where_fewest_wait_for_each_slot() -> None:
     assert least_waiting({0: 2, 1: 4}, {0: 1, 1: 2}.__getitem__) == 1
     assert least_waiting({0: 2, 1: 4}, {0: 0, 1: 2}.__getitem__) == 0
     assert least_waiting({}, lambda _: 0) == 0  # where the first tells what is wrong
+
+
+def test_who_waits_for_a_detached_job_waits_for_one_of_several_shards_for_seconds_and_who_leaves_one_longer() -> None:
+    def patience(urls: str, **options: bool) -> list[tuple[float, int]]:
+        channels = PartChannels(Settings(broker_url=urls), "0123456789ab", **options)
+        known = [channels[shard].client.connection_pool.connection_kwargs for shard in range(len(channels.shards.urls))]
+        return [(one["socket_timeout"], one["retry"].get_retries()) for one in known]
+
+    long, short = (SOCKET_TIMEOUT_SECONDS, JOB_COMMAND_RETRIES), (SHARD_TIMEOUT_SECONDS, SHARD_COMMAND_RETRIES)
+    assert patience("redis://a") == [long]
+    assert patience("redis://a,redis://b") == [short, short]
+    assert patience("redis://a,redis://b", waits=True) == [long, long]
 
 
 def test_with_one_server_nobody_asks_which() -> None:
