@@ -76,9 +76,9 @@ class JobParts:
 
     @property
     def can_be_mended(self) -> bool:
-        """Whether a part that is lost can be left again, from the plan alone."""
-        urls = range(len(self.urls))
-        return self.plan is not None and self.plan.in_place is not None and all(part in urls for part in self.lost)
+        """Whether what is lost can be left again, from the plan alone; not where another part is in its place."""
+        free = set(range(len(self.urls))) - self.found.keys()
+        return self.plan is not None and self.plan.in_place is not None and self.lost <= free
 
     def whole(self) -> tuple[JobState, JobRecord]:
         """State and record of the job; raises UnknownJobError if it was never left."""

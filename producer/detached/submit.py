@@ -16,6 +16,7 @@ from functools import partial
 from typing import cast
 
 import msgspec
+import redis
 
 from producer.broker.broker_channel import BrokerChannel
 from producer.broker.jobs import NAMES_SHARD
@@ -35,7 +36,7 @@ from tasks.datasets.kept import with_kept
 from tasks.datasets.read_errors import foreign_errors
 from tasks.datasets.rebatcher import Rebatcher
 from tasks.datasets.rows import Rows
-from tasks.protocol import codec
+from tasks.protocol import codec, keys
 from tasks.protocol.plan import LeftOutput, Plan
 from tasks.protocol.records import JobRecord, ModelInfo, SlotRecord
 from tasks.protocol.seal import rows_context
@@ -152,10 +153,18 @@ def leave(settings: Settings, source: Source | BatchSource, spec: JobSpec, data:
     return job_id
 
 
-def leave_record(channels: PartChannels, record: JobRecord, plan: Plan) -> None:
-    """Enter a part of a job on its shard; none of its chunks is sent by that. Raises BrokerError."""
-    create = partial(job_store.create, record=record, sealer=channels.sealer, ttl_seconds=plan.ttl_seconds)
-    channels.shards.on(plan.part, create)
+def leave_record(channels: PartChannels, record: JobRecord, plan: Plan, *, only_new: bool = False) -> None:
+    """Enter a part of a job on its shard, as `job_store.create`; its chunks are not sent. Raises BrokerError."""
+    sealer, seconds = channels.sealer, plan.ttl_seconds
+    channels.shards.on(plan.part, lambda client: job_store.create(client, record, sealer, seconds, only_new=only_new))
+
+
+def put_payload(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_seconds: int) -> None:
+    """Store a chunk's rows."""
+    with client.pipeline() as pipe:
+        pipe.hset(keys.payloads(job_id), str(index), cast("str", payload))
+        pipe.expire(keys.payloads(job_id), ttl_seconds)
+        pipe.execute()
 
 
 def send(channel: BrokerChannel, job_id: str, plan: Plan, indexes: Sequence[int], slots: Sequence[SlotRecord]) -> None:
@@ -193,7 +202,7 @@ class _Upload:
         index = self.chunks - 1
         self.channels.shards.on(
             self.deal[index % len(self.deal)],
-            lambda client: job_store.put(client, self.job_id, index, payload, self.ttl_seconds),
+            lambda client: put_payload(client, self.job_id, index, payload, self.ttl_seconds),
         )
 
     def choose_rows(self, rows: int | None, row_bytes: float) -> int:

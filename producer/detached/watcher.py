@@ -118,14 +118,14 @@ class Watcher:
         return "; ".join(filter(None, waits))
 
     def _leave_again(self, parts: JobParts) -> None:
-        """Parts that are lost, from the plan alone; their chunks are sent at the next look."""
+        """Parts that are lost, from the plan alone, unless somebody has; their chunks are sent at the next look."""
         _, known = next(iter(parts.found.values()))
         for part in sorted(parts.lost):
             logger.warning("job %s: %s; it is left there again", self._job_id, parts.whole()[1].missing)
             self._watchers.pop(part, None)
             plan = replace(self._plan, part=part, workers=[])
             record = replace(known, plan=plan, ledger={}, failed_models={}, differed={}, updated_at=time.time())
-            leave_record(self._channels, record, plan)
+            leave_record(self._channels, record, plan, only_new=True)
 
     def _spread(self, parts: JobParts) -> bool:
         """Tell parts that run of executors that have differed on another shard; whether there were any to be told.

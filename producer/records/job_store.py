@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -72,23 +73,17 @@ def new_record(
     )
 
 
-def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int) -> None:
-    """Enter a new job, or its part on this server, in the state RUNNING; a part without chunks is DONE."""
-    fields: dict[str, float] = {JobField.WEIGHT: record.weight}
-    is_empty = False
+def create(client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int, *, only_new: bool = False) -> None:
+    """Enter a new job, or its part on this server, in the state RUNNING; a part without chunks is DONE.
+
+    With `only_new` a part that is there is left as it is.
+    """
+    fields: dict[str, str | float] = {JobField.STATE: JobState.RUNNING.value, JobField.WEIGHT: record.weight}
     if plan := record.plan:
         chunks = len(plan.chunks_of(plan.part))
         fields |= {JobField.CHUNKS: chunks, JobField.TTL: ttl_seconds, JobField.MODELS: len(plan.models)}
-        fields[JobField.UNSENT], is_empty = 1, not chunks
-    _write(client, record, sealer, JobState.DONE if is_empty else JobState.RUNNING, ttl_seconds, **fields)
-
-
-def put(client: redis.Redis, job_id: str, index: int, payload: bytes, ttl_seconds: int) -> None:
-    """Store a detached job's payload."""
-    with client.pipeline() as pipe:
-        pipe.hset(keys.payloads(job_id), str(index), cast("str", payload))
-        pipe.expire(keys.payloads(job_id), ttl_seconds)
-        pipe.execute()
+        fields |= {JobField.UNSENT: 1, JobField.STATE: (JobState.RUNNING if chunks else JobState.DONE).value}
+    _write(client, record, sealer, ttl_seconds, fields, only_new=only_new)
 
 
 def remove(client: redis.Redis, job_id: str, queues: Collection[str] = ()) -> None:
@@ -136,7 +131,7 @@ def tell_differed(client: redis.Redis, job_id: str, differed: Collection[Differe
 
 def finish(client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobState, ttl_seconds: int) -> None:
     """Write how a job ended; workers drop what is still queued, and push no more answers."""
-    _write(client, record, sealer, state, ttl_seconds)
+    _write(client, record, sealer, ttl_seconds, {JobField.STATE: state.value}, only_new=False)
 
 
 class Cancelled(NamedTuple):
@@ -280,11 +275,14 @@ def job_ids(client: redis.Redis) -> list[str]:
 
 
 def _write(
-    client: redis.Redis, record: JobRecord, sealer: Sealer, state: JobState, ttl_seconds: int, **fields: float
+    client: redis.Redis, record: JobRecord, sealer: Sealer, ttl_seconds: int, fields: dict[str, Any], *, only_new: bool
 ) -> None:
-    values = {JobField.STATE: state.value, JobField.RECORD: _sealed(record, sealer), **fields}
+    values: dict[Any, Any] = {JobField.RECORD: _sealed(record, sealer), **fields}
     with client.pipeline() as pipe:
-        pipe.hset(keys.job(record.id), mapping=cast("dict[Any, Any]", values))
+        if only_new:
+            scripts.run(pipe, "enter_part", [keys.job(record.id)], list(chain(*values.items())))
+        else:
+            pipe.hset(keys.job(record.id), mapping=values)
         scripts.keep_job(pipe, record.id, ttl_seconds)
         pipe.execute()
 

@@ -14,6 +14,7 @@ import redis
 import zarr
 
 from producer import Client, JobState
+from producer.detached.submit import put_payload
 from producer.outputs.predict_to_sink import predict_to_sink
 from producer.outputs.run_options import RunOptions
 from producer.outputs.sidecar_files import ledger_path, read_beside
@@ -257,7 +258,7 @@ def leave(server: redis.Redis, job_id: str) -> Plan:
     plan = Plan(6, 2, [MODEL], None, None, 60, [])
     job_store.create(server, job_store.new_record(job_id, plan.models, "rows", "redis", 6, plan), SEALER, 60)
     for index in range(3):
-        job_store.put(server, job_id, index, b"rows", 60)
+        put_payload(server, job_id, index, b"rows", 60)
     return plan
 
 

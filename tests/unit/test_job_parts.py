@@ -101,6 +101,13 @@ def test_a_part_that_is_lost_fails_the_job_unless_the_plan_makes_it_again() -> N
     assert "has lost its part" in record.missing
 
 
+def test_a_part_that_is_lost_is_not_left_where_another_one_is() -> None:
+    in_file = replace(PLAN, in_place=SliceRef("/data/rows.npy", 800, 0, 0, "<f8", (1,)))
+    found = {2: part(0, plan=in_file), 1: part(1, plan=in_file)}  # as of URLs in another order
+    assert JobParts(URLS, found).lost == {2}
+    assert JobParts(URLS, found).whole()[0] is JobState.FAILED
+
+
 def test_parts_of_which_none_was_sent_are_no_job_without_the_others() -> None:
     found = parts(part(1, "running", unsent=True), part(2, "running", unsent=True))
     with pytest.raises(UnknownJobError, match="was not left"):
