@@ -210,7 +210,7 @@ class Collector:
         if record.start == record.stop:  # whoever could not read the message, or the answer, knows no rows
             record = msgspec.structs.replace(record, start=message.start, stop=message.stop)
         self._channel.damaged_elsewhere += record.type == SealError.__name__ and bool(answer.slot)
-        if record.stage == "fetch" and chunk.times_sent < MAX_SENDS:
+        if record.stage == "fetch" and _may_be_missing(chunk):
             return False
         if goes_on and record.stage == "worker" and chunk.times_sent < MAX_SENDS_OF_KILLERS:
             return False
@@ -282,7 +282,7 @@ class Collector:
                 return room, sum(map(len, parts))
         payload = self._channel.load(answer, self._buffer if result_arrays else None)
         if payload is None:
-            if chunk.times_sent < MAX_SENDS:
+            if _may_be_missing(chunk) or self._channel.is_away(answer.ref):
                 return None
             raise MessageError(f"the outputs of {message} were damaged or gone, {chunk.times_sent} times")
         outputs = read_outputs(payload, message, borrow=True)  # the join looks at it
@@ -312,3 +312,8 @@ class Collector:
         self._ledger.failed += record.stop - record.start
         self._ledger.chunks_answered += 1
         raise RowsFailedError(str(record))
+
+
+def _may_be_missing(chunk: OpenChunk) -> bool:
+    """Whether its rows or outputs may be gone, or damaged, once more: what an outage has taken along does not count."""
+    return chunk.times_sent < MAX_SENDS or not chunk.published

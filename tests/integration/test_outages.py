@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,13 @@ import pytest
 import xxhash
 
 from producer import Client, Job, JobState
+from producer.broker.job_channel import JobChannel
+from producer.job import collector
 from producer.records import job_store
 from tasks.protocol import codec, keys
 from tasks.protocol.messages import ModelRef, Outputs
 from tasks.protocol.records import JobRecord
+from tasks.transport.spool import ReusableBuffer
 from tests.acceptance.commands import Celeriac
 from tests.manifests import write_manifest
 from tests.seals import SEALER, outputs_ref, sealed_answer
@@ -204,6 +208,27 @@ def test_a_full_redis_holds_the_job_up_and_no_more(
         wait_until(lambda: " is full" in caplog.text, "the job says that Redis is full")
         server.config_set("maxmemory", 0)
     check_whole(job, rows)
+
+
+def test_outputs_that_redis_takes_along_are_no_damage(
+    system: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load, killed = JobChannel.load, threading.Event()
+
+    def killing(channel: JobChannel, answer: Outputs, buffer: ReusableBuffer | None = None) -> memoryview | None:
+        if not killed.is_set():
+            system.redis.stop()
+            killed.set()
+        return load(channel, answer, buffer)
+
+    monkeypatch.setattr(JobChannel, "load", killing)
+    monkeypatch.setattr(collector, "MAX_SENDS", 1)  # as if it had been late often
+    rows = np.random.default_rng(4).random((20, 20_000), np.float32)
+    with Client(system.url) as client:
+        job = client.submit("plus", rows, chunk_rows=1)
+        wait_until(lambda: "waits: Redis at" in caplog.text, "the job waits")
+        system.redis.start()
+        check_whole(job, rows)
 
 
 def test_what_a_child_that_stands_still_has_is_run_by_another(shared: System, shared_client: Client) -> None:

@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 from producer import AsyncClient, Client, Job
+from producer.broker.job_channel import JobChannel
+from producer.job import collector
 from tasks.protocol import keys
+from tasks.protocol.messages import Outputs
+from tasks.transport.spool import ReusableBuffer
 from tests.manifests import write_manifest
 from tests.shards import Shards, sharded
 from tests.waiting import wait_for_job, wait_until
@@ -135,6 +139,24 @@ def test_one_that_stands_still(shards: Shards, client: Client, hold: Path) -> No
         check_whole(job, LARGE)
     finally:
         os.kill(victim, signal.SIGCONT)
+
+
+def test_outputs_that_one_takes_along_are_no_damage(
+    shards: Shards, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, victim = JobChannel.load, shards.systems[1].redis
+
+    def killing(channel: JobChannel, answer: Outputs, buffer: ReusableBuffer | None = None) -> memoryview | None:
+        if getattr(answer.ref, "shard", 0) == 1 and victim.process and victim.process.poll() is None:
+            victim.stop()
+        return load(channel, answer, buffer)
+
+    monkeypatch.setattr(JobChannel, "load", killing)
+    monkeypatch.setattr(collector, "MAX_SENDS", 1)  # as if it had been late often
+    job = client.submit("held", LARGE, chunk_rows=1)
+    check_whole(job, LARGE)
+    assert victim.process
+    assert victim.process.poll() is not None
 
 
 def test_one_that_is_full(shards: Shards, client: Client, hold: Path) -> None:
