@@ -14,7 +14,7 @@ import numpy as np
 
 from producer.rows.part import OutputTree, Part
 from producer.rows.readers import batches_of, rows_between
-from producer.rows.source import BatchSource, Source, splits_of, table_of
+from producer.rows.source import BatchSource, Source, splits_of, whole_table_of
 from tasks.datasets.kept import Kept, kept_column
 from tasks.datasets.marked import nulls_of
 from tasks.datasets.rebatcher import Rebatcher, columns, count_rows, picked, skip_rows, values_at
@@ -56,7 +56,7 @@ class KeptColumns:
         self._numbers = numbers
         if len(models) > 1 and (same := set(models).intersection(self.names)):
             raise UsageError(f"column {min(same)!r} cannot be kept: the outputs of a model have this name; rename it")
-        read, table = [name for name in self.names if name != ROW], table_of(source)
+        read, table = [name for name in self.names if name != ROW], whole_table_of(source)
         if read and (table is None or getattr(source, "once", False)):
             raise UsageError(
                 f"{self._label}: has no columns by name to keep, or can be read only once; keep {ROW!r} alone"

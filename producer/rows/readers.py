@@ -20,7 +20,7 @@ class BatchReader:
     """A data set that a function reads; `once` where it cannot be read a second time.
 
     What is read may have marks of rows that no model can be given. `hint` is what to tell of a data set whose rows no
-    model takes; `splits` are the same rows, where workers may read them themselves.
+    model takes; `splits` are the same rows, where workers may read them themselves; `whole` is as of `whole_table_of`.
     """
 
     label: str
@@ -30,6 +30,7 @@ class BatchReader:
     table: Table | None = None
     hint: str = ""
     splits: Splits | None = None
+    whole: Table | None = None
     _begun: bool = field(default=False, init=False)
 
     def batches(self) -> Batches:
@@ -57,7 +58,8 @@ class SliceReader:
     """A data set of which a function reads the rows `[start, stop)`; see `Source`.
 
     What is read may have marks of rows that no model can be given. `frame` is the DataFrame or table that they are of;
-    `pick` reads the rows of these numbers, in their order, where that is no slower than to read slices.
+    `pick` reads the rows of these numbers, in their order, where that is no slower than to read slices; `whole` is as
+    of `whole_table_of`.
     """
 
     label: str
@@ -68,6 +70,7 @@ class SliceReader:
     splits: Splits | None = None
     frame: object = None
     pick: Callable[[Array], Rows] | None = None
+    whole: Table | None = None
     path: Path | None = field(default=None, init=False)
 
     def take(self, start: int, stop: int) -> Arrays:

@@ -132,6 +132,12 @@ def table_of(source: Source | BatchSource) -> Table | None:
     return table
 
 
+def whole_table_of(source: Source | BatchSource) -> Table | None:
+    """The columns that may stand beside its predictions: also of a data set that inputs were made of; None as above."""
+    whole: Table | None = getattr(source, "whole", None)
+    return whole or table_of(source)
+
+
 def frame_of(source: Source | BatchSource) -> object:
     """The DataFrame or table that the rows were given as; None of all else."""
     return getattr(source, "frame", None)

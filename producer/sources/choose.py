@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TypeAlias
 
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
-from producer.rows.source import BatchSource, Source, Table, frame_of, splits_of, table_of
+from producer.rows.source import BatchSource, Source, Table, frame_of, splits_of, table_of, whole_table_of
 from producer.sources.arrays import from_arrays
 from tasks.datasets.columns import listed
 from tasks.datasets.marked import marked, plain, unfed_of
@@ -35,13 +35,15 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
         UsageError: the data set has no columns by name, or these are none.
         InputError: it has no such column, or one that no model takes.
     """
-    inputs, frame = inputs_of(columns), frame_of(source)
+    inputs, frame, whole_table = inputs_of(columns), frame_of(source), whole_table_of(source)
     if (table := table_of(source)) is None:
         raise UsageError(f"{source.label}: has no columns by name to choose from; leave out 'columns'")
     where = source.label
     if len(inputs) == 1 and (matrix := table.matrix(columns_of_inputs(inputs))) is not None:
         whole = from_arrays(dict.fromkeys(inputs, matrix))
-        return SliceReader(where, whole.rows, whole.row_bytes, whole.take_marked, frame=frame, pick=whole.pick)
+        return SliceReader(
+            where, whole.rows, whole.row_bytes, whole.take_marked, frame=frame, pick=whole.pick, whole=whole_table
+        )
     taken = table.only(columns_of_inputs(inputs))
     if all(names == [name] for name, names in inputs.items()):
         return taken
@@ -59,14 +61,17 @@ def choose(source: Source | BatchSource, columns: ColumnNames) -> Source | Batch
     if splits:
         splits = splits.of(lambda opened: opened.with_made(inputs))
     if not isinstance(taken, Source):
-        return BatchReader(where, taken.rows, lambda: batches(taken), splits=splits)
+        once = getattr(taken, "once", False)
+        return BatchReader(where, taken.rows, lambda: batches(taken), once, splits=splits, whole=whole_table)
 
     def read(start: int, stop: int) -> Rows:
         return made(rows_between(taken, start, stop))
 
     pick = getattr(taken, "pick", None)
     made_picked = (lambda numbers: made(pick(numbers))) if pick else None
-    return SliceReader(where, taken.rows, taken.row_bytes, read, splits=splits, frame=frame, pick=made_picked)
+    return SliceReader(
+        where, taken.rows, taken.row_bytes, read, splits=splits, frame=frame, pick=made_picked, whole=whole_table
+    )
 
 
 def inputs_of(columns: ColumnNames) -> dict[str, list[str]]:
@@ -82,7 +87,7 @@ def columns_of_inputs(inputs: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Source | BatchSource:
-    """The data set as these models take it: of columns by name those that any needs; what is left alone is told.
+    """The data set as these models take it: of columns by name those that any needs; others are told.
 
     A function takes all columns, and those besides that `columns` of its entry names. The only input of the only model,
     of shape (?, n), is made of all of n columns, in their order, where none has its name.
@@ -111,7 +116,7 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
     left = [name for name in table.names if name not in needed]
     left += [f"{name} ({kind})" for name, kind in table.others.items() if name not in needed]
     if left:
-        logger.warning("%s: columns that no model takes are left alone: %s", source.label, listed(left))
+        logger.warning("%s: no model takes the columns %s", source.label, listed(left))
     if matrix:
         return choose(source, {matrix: list(needed)})
     is_narrow = list(needed) == list(table.names) and not isinstance(source, SliceReader)

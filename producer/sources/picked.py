@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from producer.rows.readers import BatchReader, SliceReader, batches_of, rows_between
-from producer.rows.source import BatchSource, Source, Table, table_of
+from producer.rows.source import BatchSource, Source, Table, table_of, whole_table_of
 from tasks.datasets.columns import runs_of
 from tasks.datasets.rebatcher import Rebatcher, pick_rows, picked
 from tasks.datasets.rows import Batches, Rows
@@ -22,13 +22,14 @@ from tasks.protocol.codec import Array
 def pick(source: Source | BatchSource, rows: Array) -> Source | BatchSource:
     """The data set of these rows alone, which are given in ascending order, each one once."""
     label = f"{len(rows)} rows of {source.label}"
-    known, table = table_of(source), None
-    if known:
-        only = known.only
-        table = replace(known, only=lambda names: pick(only(names), rows))
+    table, whole = _picked_table(table_of(source), rows), _picked_table(whole_table_of(source), rows)
     if isinstance(source, Source):
-        return PickedRows(label, source, rows, table=table)
-    return BatchReader(label, len(rows), lambda: _read(source, rows), table=table)
+        return PickedRows(label, source, rows, table=table, whole=whole)
+    return BatchReader(label, len(rows), lambda: _read(source, rows), table=table, whole=whole)
+
+
+def _picked_table(table: Table | None, rows: Array) -> Table | None:
+    return table and replace(table, only=lambda names: pick(table.only(names), rows))
 
 
 class PickedRows(SliceReader):
@@ -47,6 +48,7 @@ class PickedRows(SliceReader):
         order: Array | range,
         lock: threading.RLock | None = None,
         table: Table | None = None,
+        whole: Table | None = None,
     ) -> None:
         self._order, lock = order, lock or threading.RLock()
 
@@ -54,7 +56,7 @@ class PickedRows(SliceReader):
             with lock:
                 return _picked(source, order[start:stop])
 
-        super().__init__(label, len(order), source.row_bytes, read, table)
+        super().__init__(label, len(order), source.row_bytes, read, table, whole=whole)
 
     def of(self, start: int, stop: int) -> Array:
         """Which rows of the data set the rows `[start, stop)` of the order are."""

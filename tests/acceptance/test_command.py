@@ -103,9 +103,13 @@ def test_columns_of_a_parquet_file_are_matched_to_inputs(
     ended = celeriac.run(*words, "-o", "out.npz")
     assert ended.code == ExitCode.OK, ended
     celeriac.check_one_line(ended)
-    assert ended.lines[0].endswith("are left alone: id, left0, left1, left2, left3, when (date32[day])")
+    assert ended.lines[0].endswith("no model takes the columns id, left0, left1, left2, left3, when (date32[day])")
     celeriac.succeeds(*words, "-o", "named.npz", "--columns", "left,right")
-    celeriac.succeeds(*words, "-o", "made.npz", "--columns", "left=left0..left3", "--columns", "right")
+    made = ("--columns", "left=left0..left3", "--columns", "right")
+    celeriac.succeeds(*words, "-o", "made.npz", *made)
+    celeriac.succeeds(*words, "-o", "kept.parquet", *made, "--keep", "id,left0")
+    kept = pq.read_table(celeriac.folder / "kept.parquet", columns=["id", "left0"])
+    assert kept.equals(pa.table({"id": others["id"], "left0": apart["left0"]}))
     for name in ("out.npz", "named.npz", "made.npz"):
         with np.load(celeriac.folder / name) as output:
             assert sorted(output) == ["narrow", "wide"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -69,6 +70,27 @@ def test_rows_that_were_picked_keep_their_numbers(source: Any) -> None:
     kept = KeptColumns(pick(source, rows), ["row", "n"], numbers=rows)
     outputs: Any = kept.beside(part(0, 3, 1)).outputs
     assert (outputs["row"].tolist(), outputs["n"].tolist()) == ([5, 70], [10, 140])
+
+
+@pytest.mark.parametrize("kind", ["dict", "frame", "parquet", "csv"])
+def test_columns_stay_to_be_kept_where_inputs_are_made_of_others(kind: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"p0": np.arange(9.0), "p1": np.arange(9.0) + 1, "id": [f"i{row}" for row in range(9)]})
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    data: Any = {"frame": frame, "dict": {name: frame[name].to_numpy() for name in frame}}.get(kind)
+    made: Any = open_source(tmp_path / f"x.{kind}" if data is None else data, columns={"pixels": ["p0..p1"]})
+    for names, numbers in (["id"], None), (["p1", "id"], np.array([3, 5, 8])):
+        source = made if numbers is None else pick(made, numbers)
+        outputs: Any = KeptColumns(source, names).beside(part(0, 3)).outputs
+        rows = [0, 1, 2] if numbers is None else numbers.tolist()
+        assert outputs["id"].tolist() == [f"i{row}" for row in rows]
+        assert list(outputs) == [*names, "output"]
+
+
+def test_a_stream_that_inputs_are_made_of_is_still_read_only_once() -> None:
+    reader = pa.table({"p0": [1.0], "p1": [2.0], "id": ["a"]}).to_reader()
+    with pytest.raises(UsageError, match="or can be read only once"):
+        KeptColumns(open_source(reader, columns={"pixels": ["p0", "p1"]}), ["id"])
 
 
 def test_text_has_a_width_for_files_of_numpy(source: Any) -> None:

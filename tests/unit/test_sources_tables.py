@@ -361,7 +361,7 @@ def test_a_job_takes_the_columns_that_its_models_need(
     with caplog.at_level(logging.WARNING):
         source = for_models(open_source(TABLE), infos)
     assert list(rows_of(source)) == taken
-    assert f"Table: columns that no model takes are left alone: {left}" in caplog.text
+    assert f"Table: no model takes the columns {left}" in caplog.text
 
 
 def test_columns_that_do_not_fit_are_left_for_the_model_to_tell() -> None:
