@@ -311,7 +311,7 @@ class Collector:
         self._failures.keep([record])
         self._ledger.failed += record.stop - record.start
         self._ledger.chunks_answered += 1
-        raise RowsFailedError(str(record))
+        raise RowsFailedError(str(self._failures.of_data_set(record)[0]))
 
 
 def _may_be_missing(chunk: OpenChunk) -> bool:

@@ -161,7 +161,12 @@ def make_job(
             channel=channel,
             feed=feed,
             ledger=_ledger(feed, spec.options),
-            failures=Failures(job_id, [model.name for model in models], together=spec.options.fail_together),
+            failures=Failures(
+                job_id,
+                [model.name for model in models],
+                together=spec.options.fail_together,
+                numbers=spec.options.numbers,
+            ),
             timeline=timeline,
             differed=differed,
             trace=trace,

@@ -138,6 +138,7 @@ def predict_failed(
             fail_together=True,
             policy=ErrorBudget("skip", on_nonfinite=run.on_nonfinite),
             priority=run.priority,
+            numbers=failed,
         )
         job = client._begin_job(names, picked, options)
 

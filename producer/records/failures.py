@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from producer.rows.part import renumbered
+from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -21,27 +23,36 @@ MOST_KEPT = 1_000
 class Failures:
     """The failures of one job; written by its thread, read by others. `together`: the first model's ends the job.
 
+    Of a job of some rows of a data set, `numbers` are these, and records are kept with them.
+
     Attributes:
         records: the first `MOST_KEPT` of them.
         more: how many there were beyond these.
         models: those that failed alone, each with the record of its first rows, as far as is known; only ever grows.
     """
 
-    def __init__(self, job: str, models: Sequence[str], *, together: bool = False) -> None:
+    def __init__(
+        self, job: str, models: Sequence[str], *, together: bool = False, numbers: Array | None = None
+    ) -> None:
         self.records: list[FailureRecord] = []
         self.more: int = 0
         self.models: dict[str, FailureRecord] = {}
         self._job = job
         self._names = list(models)
         self._together = together
+        self._numbers = numbers
 
     def keep(self, records: Iterable[FailureRecord]) -> None:
         """Record failures, each chunk's once."""
-        for record in records:
+        for record in (one for given in records for one in self.of_data_set(given)):
             if len(self.records) < MOST_KEPT:
                 self.records.append(record)
             else:
                 self.more += 1
+
+    def of_data_set(self, record: FailureRecord) -> list[FailureRecord]:
+        """A record of the job's rows as those of the data set's."""
+        return [record] if self._numbers is None else renumbered(record, self._numbers)
 
     def in_order(self) -> list[FailureRecord]:
         """The records by their rows: chunks are answered in any order."""

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 
+from tasks.datasets.columns import runs_of
 from tasks.outputs.row_spec import output_name
 from tasks.protocol.codec import Array, Key, leaves_of, tree_of
 from tasks.protocol.messages import FailureRecord, PartRef
@@ -185,3 +187,9 @@ def unflatten(arrays: Mapping[Key, Array]) -> OutputTree:
 def title_of(part: Part) -> str:
     """Name a part for people."""
     return f"chunk {part.index} (rows {part.start}-{part.stop})"
+
+
+def renumbered(record: FailureRecord, numbers: Array) -> list[FailureRecord]:
+    """A record of some of these rows, in ascending order, with their numbers: one for each run of them."""
+    runs = runs_of(numbers[record.start : record.stop])
+    return [msgspec.structs.replace(record, start=start, stop=stop) for start, stop in runs]

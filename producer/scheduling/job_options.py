@@ -14,7 +14,7 @@ from producer.scheduling import model_pinning
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from producer.scheduling.error_budget import ErrorBudget
 from producer.scheduling.priority import Priority, weight_of
-from tasks.protocol.codec import Compression, check_installed
+from tasks.protocol.codec import Array, Compression, check_installed
 from tasks.protocol.messages import FolderReply, InPlaceRef, ModelRef, OnError, OnNonfinite, StoreName
 from tasks.protocol.plan import LeftOutput
 from tasks.protocol.records import ModelInfo, SlotRecord
@@ -93,6 +93,7 @@ class JobOptions:
         write_to: the folder in which workers leave outputs as files, with the output that a detached job makes of them;
             None where they send them.
         keep: columns of the data set that they put beside the outputs there.
+        numbers: which rows of a larger data set its rows are, in ascending order, for its failures.
 
     Raises:
         UsageError: an option is out of bounds.
@@ -117,6 +118,7 @@ class JobOptions:
     job: str | None = None
     write_to: FolderReply | LeftOutput | None = None
     keep: Sequence[str] = ()
+    numbers: Array | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.compression:

@@ -161,9 +161,14 @@ def test_rows_that_fail_cost_themselves_and_are_mended_at_their_place(
 
 def test_when_every_row_fails_again_the_output_stays_as_it_was(celeriac: Celeriac, at: list[str]) -> None:
     celeriac.succeeds(*predict(at, "out.npy", "--on-error", "fill"))
+    mend(celeriac, 0)
+    celeriac.succeeds(*predict(at, "out.npy", "--resume", "--only-failed"))
     before = {path.name: path.read_bytes() for path in celeriac.folder.iterdir()}
     ended = celeriac.run(*predict(at, "out.npy", "--resume", "--only-failed"))
     assert ended.code == ExitCode.ROWS_FAILED, ended
+    assert f"no row was predicted; row 7 ({number_file(celeriac, 7)}) failed at" in ended.stderr
+    told = celeriac.succeeds("failures", ended.json["job"], *at, "--json").json["failures"]
+    assert [one["start"] for one in told] == [7, 8, 33, 59]
     celeriac.check_one_line(ended)
     assert ended.lines[0].endswith(f"; {celeriac.folder / 'out.npy'} is as it was")
     assert {path.name: path.read_bytes() for path in celeriac.folder.iterdir()} == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,13 @@ def test_a_model_is_told_of_once(caplog: Any) -> None:
         "job 3f2a: model b failed alone at row 20 (infer: LookupError: no such word); its outputs are left out"
     ]
     assert failures.models["b"].start == 10
+
+
+def test_records_of_some_rows_are_those_of_the_data_set() -> None:
+    failures = Failures("3f2a", ["a"], numbers=np.array([3, 739, 740, 850]))
+    failures.keep([FailureRecord(1, 4, "infer", "LookupError", "no"), FailureRecord(0, 1, "infer", "E", "no")])
+    assert [(kept.start, kept.stop) for kept in failures.in_order()] == [(3, 4), (739, 741), (850, 851)]
+    assert failures.of_data_set(FailureRecord(3, 4, "infer", "LookupError", "no"))[0].rows == "row 850"
 
 
 def test_records_are_bounded_and_the_rest_is_counted() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from producer.rows.part import Part, flatten, unflatten
+from producer.rows.part import Part, flatten, renumbered, unflatten
 from producer.sinks.mending.read_back import OutputReader
 from tasks.datasets.columns import runs_of
 from tasks.datasets.rows import MAX_BATCH_BYTES
@@ -136,8 +136,7 @@ class Repredicted:
         self._numbers.append(self._failed[part.numbers()])
         self._outputs.append(flatten(part))
         for record in part.failed:
-            for start, stop in runs_of(self._failed[record.start : record.stop]):
-                self._records.append(msgspec.structs.replace(record, start=start, stop=stop))
+            self._records += renumbered(record, self._failed)
         self._answered = part.stop
 
     def _records_until(self, stop: int) -> list[FailureRecord]:
