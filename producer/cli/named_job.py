@@ -32,7 +32,7 @@ from producer.records import job_names
 from producer.records.job_names import Ended, Work
 from producer.records.name_claim import NameClaim
 from producer.sinks import JournalHead, is_there
-from producer.sinks.changes import differences
+from producer.sinks.changes import differences, lets_rows_fail
 from tasks.protocol.messages import from_json
 from worker_config.errors import (
     BrokerError,
@@ -236,7 +236,10 @@ class NamedJob:
         """The name's work, if there is any, is this one."""
         if not then or (not is_running and (self.force or self.accept_changes)):
             return
-        if changes := differences(then, self.work):
+        changes = differences(then, self.work)
+        if not is_running and lets_rows_fail(then, self.work):  # the output's journal tells whether it can
+            del changes["on_error"]
+        if changes:
             other = "" if is_running else ", or give it this work with --force"
             raise UsageError(
                 f"job {self.name!r} does other work: {', and '.join(changes.values())}; choose another name{other}"

@@ -18,6 +18,8 @@ from worker_config.errors import OutputError
 _ACCEPTABLE = ("source", "models")
 # Of the files of a data set that have changed, an error names so many.
 MOST_NAMED = 5
+# Kinds of outputs of which rows that are written can get marks: arrays that stand for themselves until the end.
+_MARKED_LATER = (".npy", ".npz")
 
 
 def check_same(
@@ -25,10 +27,19 @@ def check_same(
 ) -> list[str]:
     """Hold what was done, as JSON has it, against what is to be done, and give the changes that are accepted.
 
+    Where a row that failed would have ended the work, none of those that are written has failed, and others may now.
+
     Raises:
         OutputError: something has changed; the text says what, and how to go on where that can be meant.
     """
     found = differences(then, now)
+    if lets_rows_fail(then, now):
+        change = found.pop("on_error")
+        if now["on_error"] == "fill" and now.get("kind") not in _MARKED_LATER:
+            raise OutputError(
+                f"{path}: cannot be continued: {change}, and rows of such an output that are written cannot get marks; "
+                "continue with --on-error skip, or start over with --force instead of --resume"
+            )
     for name, change in found.items():
         if name not in _ACCEPTABLE or (name == "models" and then[name].keys() != now[name].keys()):
             raise not_continued(path, change)
@@ -39,6 +50,11 @@ def check_same(
             "failed row was mended, go on with --accept-changes, else start over with --force instead of --resume"
         )
     return changes
+
+
+def lets_rows_fail(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether rows that fail no longer end the work, as they did."""
+    return then.get("on_error") == "raise" and now.get("on_error") in ("skip", "fill")
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

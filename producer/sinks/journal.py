@@ -13,7 +13,7 @@ lacks; `nonfinite` counts the predicted rows so far whose inputs, and whose outp
 a model has failed alone, and with which record: a run that continues is without it. `notes` has what workers have left.
 Of a detached job the first of them names it, before any row is safe.
 `accepted` says which changes of data set or models the user has accepted, and `head` what the first record would say
-since then; `by` is a random name of whoever begins or goes on.
+since then, or since rows may fail that would have ended the run; `by` is a random name of whoever begins or goes on.
 What a writer that was killed left at the end is recognised by its checksum, and dropped. Only one process writes at a
 time (`journal_files.py`). Without a second record there is nothing to continue, whatever was being done.
 """
@@ -34,7 +34,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from producer.sinks.changes import check_same
+from producer.sinks.changes import check_same, lets_rows_fail
 from producer.sinks.journal_files import JournalFile, StagedJournalFile, open_journal_file, read_journal
 from tasks.outputs.row_spec import RowSpec
 from tasks.outputs.temp_paths import not_continued
@@ -189,10 +189,9 @@ class Journal:
             raise interrupt
 
     def go_on(self, changes: Sequence[str], head: _Record) -> None:
-        """Note that somebody goes on; where the user accepts changes, these, and what is being done from now on."""
+        """Note that somebody goes on, and which changes are accepted; `head` is what is done since, if it differs."""
         changes = [f"{change}; {self.done_rows} rows are from before" for change in changes]
         run = _Run(self.done_rows, self.done_rows, self.mark, left_out=self.left_out, nonfinite=list(self.nonfinite))
-        head = head if changes else {}
         self._append(to_plain(msgspec.structs.replace(run, accepted=changes, head=head, by=_by())))
         self.accepted += changes
 
@@ -255,8 +254,9 @@ def open_journal(
                 changes = check_same(path, then, now, accept_changes=accept_changes)
                 journal = Journal(file, records[1:])
             file.cut(length)
-            if changes or not file.is_locked:
-                journal.go_on(changes, now)
+            has_new_head = bool(changes) or lets_rows_fail(then, now)
+            if has_new_head or not file.is_locked:
+                journal.go_on(changes, now if has_new_head else {})
         else:
             saved = _safe_rows(path, data)
             if (job := _job_in(path, data)) and not (saved or resume or force):

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from producer.sinks.filled_rows import write_mask
 from producer.sinks.folder import FolderWriter
 from producer.sinks.journal import Journal, JournalHead, journal_path, open_journal, whole_journal
 from producer.sinks.journal_files import is_journal
 from producer.sinks.object_target import ObjectTarget
 from producer.sinks.sink import Sink
 from tasks.outputs.formats import IN_PARTS, WRITERS
+from tasks.outputs.npy import ColumnsWriter
 from tasks.outputs.temp_paths import OutputTarget, check_parent, not_continued, one_line_errors
 from tasks.outputs.writer import Writer
 from tasks.transport import run_folder
@@ -196,6 +198,9 @@ def _create_or_reopen(writer: Writer, notes: Journal) -> None:
                 writer.drop(model)
             if isinstance(writer, FolderWriter):
                 writer.load(notes.notes)
+            if writer.mask and isinstance(writer, ColumnsWriter) and not notes.failures:  # nor could they, perhaps
+                masks = writer.paths(writer.with_mask(notes.specs))[writer.mask]
+                write_mask(masks, notes.done_rows - notes.left_out, ())
             try:
                 with whole_journal(writer.target.path):
                     writer.reopen(writer.with_mask(notes.specs), notes.done_rows - notes.left_out, notes.mark)

@@ -201,6 +201,21 @@ def test_a_run_that_goes_on_counts_what_failed_before_and_keeps_its_policy(celer
     check_beside(celeriac, ended, "out.npz", MISSING, "skip")
 
 
+@pytest.mark.parametrize("output", ["out.npy", "out.parquet"])
+def test_a_row_that_ended_a_run_is_left_out_or_filled_by_one_that_goes_on(
+    celeriac: Celeriac, at: list[str], output: str
+) -> None:
+    mend(celeriac, 0, 7, 8)
+    command = predict(at, output, "--job", f"once {output}")
+    safe = celeriac.run(*command).safe_rows
+    assert 0 < safe <= 30
+    policy = "fill" if output == "out.npy" else "skip"
+    ended = celeriac.succeeds(*command, "--on-error", policy)
+    assert ended.json["ledger"]["resumed"] == safe
+    check_beside(celeriac, ended, output, [33, 59], policy)
+    check_output(celeriac, output, [33, 59], policy)
+
+
 def test_a_clean_run_removes_what_an_earlier_one_told(celeriac: Celeriac, at: list[str]) -> None:
     celeriac.succeeds(*predict(at, "out.npy", "--on-error", "skip"))
     assert (celeriac.folder / "out.npy.failures.jsonl").exists()

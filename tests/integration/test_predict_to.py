@@ -234,9 +234,9 @@ def test_rows_at_hand_are_continued_unless_they_have_changed(
     other[-1] += 1
     with pytest.raises(OutputError, match=r"its input has changed .* go on with accept_changes=True, else start over"):
         client.predict_to(path, "one", other, resume=True)
-    with pytest.raises(OutputError, match=r"treated otherwise \(on_error raise before, skip now\)"):
-        client.predict_to(path, "one", rows, resume=True, on_error="skip")
-    summary = client.predict_to(path, "one", other, resume=True, accept_changes=True)
+    with pytest.raises(OutputError, match=r"\(on_error raise before, fill now\), .*; continue with on_error skip, or"):
+        client.predict_to(path, "one", rows, resume=True, on_error="fill")
+    summary = client.predict_to(path, "one", other, resume=True, accept_changes=True, on_error="skip")
     assert summary.ledger["resumed"] == 300
     assert [change.partition(" (")[0] for change in summary.accepted_changes] == ["its input has changed"]
     np.testing.assert_array_equal(np.stack(pq.read_table(path).column(1).to_numpy()), other * 2)

@@ -163,6 +163,31 @@ def test_another_policy_is_refused_with_the_reason(path: Path) -> None:
             journalled(path, other, resume=True)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("on_error", POLICIES)
+def test_where_a_row_would_have_ended_the_run_it_may_fail_from_then_on(path: Path, on_error: OnError) -> None:
+    done, failed = 10, {row for row in FAILED if row >= 10}
+    with journalled(path, "raise") as sink:
+        for part in parts_with_failures(outputs_for(path), done, set(), "skip"):
+            sink.write(part)
+    if on_error == "fill" and path.suffix not in (".npy", ".npz"):
+        words = (
+            r"treated otherwise \(--on-error raise before, fill now\).* marks; continue with --on-error skip, or start"
+        )
+        with pytest.raises(OutputError, match=words):
+            journalled(path, "fill", resume=True)
+        on_error = "skip"
+    journalled(path, on_error, resume=True).abort()  # a run that does nothing is continued in its turn
+    with pytest.raises(OutputError, match=rf"\(--on-error {on_error} before, raise now\)"):
+        journalled(path, "raise", resume=True)
+    for part in parts_with_failures(outputs_for(path), ROWS, failed, on_error, start=done):
+        with journalled(path, on_error, resume=True) as sink:
+            sink.write(part)
+    with journalled(path, on_error, resume=True) as sink:
+        assert (sink.accepted, rows_of(sink.failures)) == ([], sorted(failed))
+        sink.commit()
+    check(path, failed, on_error)
+
+
 @pytest.mark.parametrize("name", ["out.npy", "out.npz", "out.zarr"])
 def test_parts_in_any_order_lack_no_rows(tmp_path: Path, name: str) -> None:
     parts = parts_with_failures(OUTPUTS["label"], ROWS, {7}, "skip")

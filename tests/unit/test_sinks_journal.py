@@ -343,7 +343,7 @@ def test_changes_that_are_accepted_are_noted_and_need_not_be_accepted_again(path
     ("head", "rows"),
     [
         (JournalHead(HEAD.source, {"digits": "9f3c", "letters": "77"}), ROWS),
-        (JournalHead(HEAD.source, HEAD.models, "skip"), ROWS),
+        (JournalHead(HEAD.source, HEAD.models, keep=["id"]), ROWS),
         (HEAD, ROWS + 1),
     ],
 )
