@@ -1,6 +1,6 @@
 """Runs a chunk's rows through its models, all at once or step by step, and joins what comes out.
 
-on_error "raise"   a model that fails is left out, with a record of the whole chunk
+on_error "raise"   a model that fails is left out, with a record of a row that fails by itself, or of the whole chunk
 otherwise          what fails is halved until the rows that fail stand alone; no model has outputs for these
 
 Rows that are not finite are counted, or, with on_nonfinite "fail", have failed.
@@ -28,7 +28,7 @@ from tasks.protocol import codec
 from tasks.protocol.codec import leaves_of
 from tasks.protocol.messages import ChunkMessage, FailureRecord
 from tasks.protocol.signature import blank_rows
-from tasks.recovery.bisect import halved
+from tasks.recovery.bisect import halved, one_failed
 from tasks.recovery.poison_rows import RowRange
 from tasks.telemetry.stopwatch import Stopwatch
 from worker_config.errors import (
@@ -39,6 +39,9 @@ from worker_config.errors import (
     RowCountError,
     TensorFlowNeededError,
 )
+
+# In which a row that fails is looked for, where that ends the job: a model may be slow.
+NARROWING_SECONDS = 30.0
 
 # Called with a step before it runs.
 Before = Callable[[RowRange], None]
@@ -165,7 +168,7 @@ class ChunkRun:
                         continue
                     except ModelError as error:
                         made = record_of(self.message, "infer", error, name)
-                elif _is_of_a_row(made):
+                elif made.stop - made.start > 1:
                     made = self._narrowed(name, made)
                 if made.stop - made.start > 1:
                     made = msgspec.structs.replace(made, start=first, stop=self.message.stop)
@@ -288,17 +291,20 @@ class ChunkRun:
         return ModelOutputs(rows, kept, nonfinite, lost)
 
     def _narrowed(self, name: str, failed: FailureRecord) -> FailureRecord:
-        """The record of the first row that fails by itself, so that a function's error tells which; else this one."""
+        """The record of a row that fails by itself; else, or where the model fails with any row, this one."""
+        is_of_model = failed.stage in ("infer", "postprocess") and self.models[name].info.independent_rows
+        is_of_row = _is_of_a_row(failed)
+        if failed.type == RowCountError.__name__ or not (is_of_model or is_of_row):
+            return failed
 
-        def run(start: int, stop: int) -> ModelOutputs | FailureRecord:
-            return self._run_model(name, start, stop, {}, must_be_sendable=False)
+        def run(start: int, stop: int) -> FailureRecord | None:
+            made = self._run_model(name, start, stop, {}, must_be_sendable=False)
+            return made if isinstance(made, FailureRecord) else None
 
-        middle = (failed.start + failed.stop) // 2
-        for start, stop in (failed.start, middle), (middle, failed.stop):
-            for _, _, made in halved(run, start, stop, failed=_has_failed) if start < stop else ():
-                if isinstance(made, FailureRecord):
-                    return made
-        return failed
+        one = one_failed(run, failed.start, failed.stop, seconds=NARROWING_SECONDS)
+        is_first = one is not None and one.start == failed.start
+        is_any = is_first and not is_of_row and run(failed.stop - 1, failed.stop)
+        return failed if one is None or is_any else one
 
     def _lost_records(self, made: ModelOutputs, start: int, model: str = "") -> list[FailureRecord]:
         """A record for each row that fails since it is not finite; the rows are those from `start` on."""
@@ -330,10 +336,8 @@ def _among(kept: Array | None, stay: Array) -> Array:
 
 
 def _is_of_a_row(failed: FailureRecord) -> bool:
-    """Whether the failure is one of single rows, and its text does not say of which."""
-    if failed.stage == "preprocess":
-        return failed.type != RowCountError.__name__
-    return failed.type in (OutOfRangeError.__name__, TensorFlowNeededError.__name__)
+    """Whether it is one of single rows, though all may have it."""
+    return failed.stage == "preprocess" or failed.type in (OutOfRangeError.__name__, TensorFlowNeededError.__name__)
 
 
 def _runs(mask: Array, first: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.recovery.bisect import halved
+from tasks.recovery.bisect import halved, one_failed
 
 Piece = tuple[int, int, bool]
 
@@ -59,3 +59,25 @@ def test_every_row_is_in_one_piece_in_order_and_every_bad_one_alone(rows: int, d
 @pytest.mark.parametrize("failed", [True, False])
 def test_no_rows_are_one_call(failed: bool) -> None:
     assert list(halved(lambda *_: failed, 4, 4, failed=bool)) == [(4, 4, failed)]
+
+
+@given(rows=st.integers(1, 60), data=st.data())
+def test_the_first_row_that_fails_by_itself_takes_as_many_calls_as_there_are_halves(
+    rows: int, data: st.DataObject
+) -> None:
+    bad, calls = data.draw(st.sets(st.integers(0, rows - 1), min_size=1)), []
+
+    def run(start: int, stop: int) -> tuple[int, int] | None:
+        calls.append(stop - start)
+        return None if bad.isdisjoint(range(start, stop)) else (start, stop)
+
+    assert one_failed(run, 0, rows, seconds=60) == (min(bad), min(bad) + 1)
+    assert len(calls) <= math.ceil(math.log2(rows)) + 1
+    assert sum(calls) <= rows + 1
+
+
+def test_no_row_is_found_where_none_fails_by_itself_or_the_time_is_up() -> None:
+    assert one_failed(lambda *_: None, 0, 100, seconds=60) is None
+    calls: list[int] = []
+    assert one_failed(lambda start, stop: calls.append(start) or stop, 0, 100, seconds=-1) is None  # type: ignore[func-returns-value]
+    assert not calls

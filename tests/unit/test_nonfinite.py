@@ -235,3 +235,25 @@ def test_masks_are_made_only_where_there_is_something() -> None:
     assert found.outputs.tolist() == [False, False, True]
     assert found.first_of(2).what == "model m: output 'a'"
     assert found.any_of(np.array([True, True, False])) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "rows"), [(98.5, 100, (99, 100)), (38.5, 100, (39, 40)), (-1, 100, (0, 100)), (100, 99, (0, 100))]
+)
+def test_a_model_that_raises_names_the_row_unless_any_row_or_none_by_itself_has_it_raise(
+    limit: float, most: int, rows: tuple[int, int]
+) -> None:
+    calls: list[int] = []
+
+    def raises(values: Any) -> Any:
+        calls.append(len(values))
+        if (values > limit).any() or len(values) > most:
+            raise LookupError(f"{len(values)} rows")
+        return values
+
+    info = ModelInfo("m", "d", 128, [], [], 0.0, 0, function="f:f")
+    runner = ModelRunner("m", lambda arrays: arrays, BatchSize(128))
+    (record,) = run(np.arange(100.0), LoadedModel(info, runner, function=raises)).failed
+    assert (record.start - FIRST, record.stop - FIRST, record.stage) == (*rows, "infer")
+    assert f"{rows[1] - rows[0]} rows" in record.text
+    assert len(calls) <= 1 + 7 + 2
