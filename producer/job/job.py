@@ -23,7 +23,7 @@ from producer.scheduling import model_pinning
 from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
 from tasks.protocol.records import JobRecord
-from worker_config.errors import JobCancelledError, RequestTimeoutError
+from worker_config.errors import JobCancelledError, RequestTimeoutError, UsageError
 
 _AWAIT_SECONDS = 0.5
 
@@ -51,7 +51,7 @@ class Job(JobHandle):
         self._started = time.monotonic()
         self._seconds: float | None = None
         self._result: OutputTree | None = None
-        self._begun = False
+        self._begun = self._is_looped = False
         self._marks = Marks()
         self._taking, self._is_interrupted = threading.Lock(), False
         self._show_end: Callable[[], None] = lambda: None
@@ -112,7 +112,7 @@ class Job(JobHandle):
             JobCancelledError: the job was cancelled.
             NoWorkerError, BrokerError: workers or Redis have gone.
         """
-        return iter(self._take_part, None)
+        return iter(self._take_for_loop, None)
 
     @overload
     def result(self, returns: Literal["arrays"] = "arrays") -> OutputTree: ...
@@ -136,7 +136,7 @@ class Job(JobHandle):
         Raises:
             RowsFailedError, JobCancelledError, NoWorkerError, BrokerError: as `parts`.
             ExecutorDifferedError: an executor differed, and the data set can be read only once.
-            UsageError: what was submitted is no such frame, or has no column for an output.
+            UsageError: what was submitted is no such frame, or has no column for an output; or `parts` has taken parts.
         """
         form = Form(returns, self.context.feed.frame)
         with self._taking:
@@ -152,6 +152,11 @@ class Job(JobHandle):
     def _gather(self) -> OutputTree:
         if self._is_interrupted:
             raise JobCancelledError(f"job {self.id} was cancelled when its result was interrupted; submit it again")
+        if self._is_looped and self.state in (JobState.RUNNING, JobState.DONE):
+            raise UsageError(
+                f"job {self.id}: its parts have been taken by parts(), and come only once; keep what you take there, "
+                "or call result() instead"
+            )
         runner = self._runner  # whose thread keeps what is called, and must not keep the job
         arrays, marks = runner.run.gather(), self._marks
 
@@ -162,7 +167,7 @@ class Job(JobHandle):
 
         if not self._begun:
             runner.allow_restart(begin_again)
-        for part in self.parts():
+        for part in iter(self._take_part, None):
             arrays.add(part)
         return arrays.result()
 
@@ -295,6 +300,11 @@ class Job(JobHandle):
         if self._seconds is None:
             self._seconds = time.monotonic() - self._started
             self._show_end()
+
+    def _take_for_loop(self) -> Part | None:
+        part = self._take_part()
+        self._is_looped |= part is not None
+        return part
 
     def _take_part(self) -> Part | None:
         """The next one; None after the last."""

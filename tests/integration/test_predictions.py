@@ -236,6 +236,19 @@ def test_a_result_can_be_asked_for_again(client: Client, pixels: np.ndarray) -> 
     assert job.ledger.written == ROWS
 
 
+def test_a_result_is_refused_when_parts_of_it_were_taken_and_the_others_stay(
+    client: Client, pixels: np.ndarray
+) -> None:
+    job = client.submit("digits", pixels, chunk_rows=ROWS // 4)
+    first = next(job.parts())
+    with pytest.raises(UsageError, match=rf"^job {job.id}: its parts have been taken by parts\(\), and come only once"):
+        job.result()
+    assert sum(part.rows for part in (first, *job.parts())) == ROWS
+    with pytest.raises(UsageError, match="taken by parts"):
+        job.result()
+    assert job.ledger.written == ROWS
+
+
 def test_a_large_payload_waits_in_redis_and_its_message_stays_small(
     cluster: System, client: Client, server: redis.Redis
 ) -> None:
