@@ -53,7 +53,7 @@ def job_lines(state: JobState, record: JobRecord, slots: int, expires_at: float,
         "output": f"{output}/, which workers write" if (output := output_of(record)) else "",
         "priority": priority_name(record.weight),
         "seconds": f"{record.updated_at - record.submitted_at:.1f}",
-        "ledger": ", ".join(f"{name} {count}" for name, count in record.ledger.items()),
+        "ledger": ", ".join(f"{name} {count}" for name, count in _counts(record).items()),
         "stages": _shares(record.stages),
         "error": record.error,
         "missing": record.missing,
@@ -74,8 +74,13 @@ def job_values(state: JobState, record: JobRecord, **more: object) -> dict[str, 
     detached, output = values.pop("plan") is not None, output_of(record)
     priority = priority_name(values.pop("weight"))
     del values["unsent"]
-    told = {"detached": detached, "priority": priority, "output": output}
+    told = {"detached": detached, "priority": priority, "output": output, "ledger": _counts(record)}
     return {"job": record.id, "state": state.value, **values, **told, **more}
+
+
+def _counts(record: JobRecord) -> dict[str, int]:
+    """The ledger without what is written: who takes the outputs knows that, and not before the record is complete."""
+    return {name: count for name, count in record.ledger.items() if name != "written"}
 
 
 def output_of(record: JobRecord) -> str | None:

@@ -6,6 +6,7 @@ import inspect
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from producer.cli import tables
@@ -60,3 +61,10 @@ def test_predict_to_has_the_options_of_the_command() -> None:
 
 def test_the_ledger_has_the_counts_that_are_told() -> None:
     assert {"rows", "predicted", "failed", "skipped", "written", "resumed"} <= set(Ledger().as_dict())
+
+
+def test_what_redis_has_of_a_job_does_not_say_what_is_written_as_its_outputs_are_still_taken() -> None:
+    record = msgspec.structs.replace(RECORD, ledger=Ledger(9, predicted=9, written=4).as_dict())
+    counts = tables.job_values(JobState.DONE, record)["ledger"]
+    assert (counts["rows"], counts["predicted"], "written" in counts) == (9, 9, False)
+    assert "written" not in tables.job_lines(JobState.DONE, record, 1, 0.0)
