@@ -306,7 +306,7 @@ def test_a_detached_job_without_a_model_left_fails(client: Client, rows: np.ndar
     wait_for_job(job)
     assert job.state is JobState.FAILED
     job.ledger.check(handed_over=False)
-    assert job.ledger.failed == 1
+    assert job.ledger.failed == CHUNK
 
 
 @pytest.mark.parametrize(("on_error", "rows_out"), [("skip", 0), ("fill", 6)])
