@@ -24,7 +24,7 @@ from producer.sinks.journal import JsonValue
 from producer.sources import BatchSource, Source
 from tasks.protocol.messages import OnError
 from tasks.protocol.records import ModelInfo
-from worker_config.errors import UsageError
+from worker_config.errors import OutputError, UsageError
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -71,6 +71,9 @@ class OutputRun:
         accept_changes: also where the data set or a model has changed.
         force: replace an output that exists, or what an earlier run has left.
         can_resume: whether another run can continue this one; else one that does not end well leaves nothing.
+
+    Raises:
+        OutputError: the format has no place for the outputs of several models.
     """
 
     models: list[str]
@@ -84,6 +87,13 @@ class OutputRun:
     accept_changes: bool = False
     force: bool = False
     can_resume: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.models) > 1 and self.output.suffix.lower() == ".npy":
+            raise OutputError(
+                f"{self.output}: one .npy file holds one array, but there are {len(self.models)} models: "
+                f"{', '.join(self.models)}; use .npz, or one .npy for each"
+            )
 
     def check(self) -> KeptColumns | None:
         """Refuse what can be refused before there is a system, which may take long to start; the columns that it keeps.

@@ -279,6 +279,7 @@ def test_what_cannot_be_told_from_other_rows_is_not_continued_and_leaves_nothing
         ("gone/a.npy", {}, OutputError, "gone"),
         ("/etc/outside.npy/", {}, UsageError, "may not write there: it is under no folder of their CELERIAC_OUTPUT"),
         ("a.csv", {"keep": ["name"]}, InputError, "name"),
+        ("a.npy", {"models": ["one", "held"]}, OutputError, "but there are 2 models: one, held; use .npz"),
         ("a.npy", {"keep": ["id"]}, UsageError, "has no place for columns beside the predictions"),
         ("a.csv", {"accept_changes": True}, UsageError, "accept_changes and only_failed are for resume=True"),
         ("a.csv", {"only_failed": True, "resume": True}, OutputError, "predict it without only_failed=True$"),

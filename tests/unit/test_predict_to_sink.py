@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from producer.client import Client
+from producer.outputs.output_run import OutputRun
 from producer.outputs.predict_to_sink import ending, finish, predict_to_sink
 from producer.outputs.run_options import RunOptions
 from producer.outputs.sidecar_files import ledger_path, read_beside
@@ -24,7 +25,7 @@ from producer.sinks import JournalHead, Sink, open_sink
 from producer.sources import from_arrays
 from tasks.protocol.messages import Differed
 from tests.failed_rows import record
-from worker_config.errors import ExitCode, JobCancelledError, ModelError, NoWorkerError, RowsFailedError
+from worker_config.errors import ExitCode, JobCancelledError, ModelError, NoWorkerError, OutputError, RowsFailedError
 
 ROWS = 10
 HEAD = JournalHead({"path": "rows.npy"}, {"digits": "9f3c"})
@@ -295,3 +296,14 @@ def test_what_became_void_is_thrown_away_and_predicted_from_the_first_row(
         "own graph on row 7: output y is 1 instead of 2; the own graph is used"
     ]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out.npy", "out.npy.ledger.json"]
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_format_of_one_array_has_no_place_for_several_models(tmp_path: Path, in_parts: bool) -> None:
+    def run(models: list[str], name: str) -> OutputRun:
+        return OutputRun(models, from_arrays(np.zeros(3)), {}, tmp_path / name, in_parts, None, RunOptions())
+
+    assert run(["a"], "x.npy").models == ["a"]
+    assert run(["a", "b"], "x.parquet").models == ["a", "b"]
+    with pytest.raises(OutputError, match=r"x\.npy: one \.npy file holds one array, but there are 2 models: a, b; use"):
+        run(["a", "b"], "x.npy")
