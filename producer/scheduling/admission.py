@@ -42,8 +42,10 @@ def check_fits(infos: Sequence[ModelInfo], rows: Any) -> None:
     for info in infos:
         if not all(map(len, columns_of(given).values())) and info.columns:
             continue  # no rows have no columns that inputs could be made of
-        rows = with_made(given, info.columns, f"model {info.name}", [spec.name for spec in info.inputs])
-        if info.preprocess or info.function:
+        is_own = not (info.preprocess or info.function)
+        own = [spec.name for spec in info.inputs] if is_own else ()
+        rows = with_made(given, info.columns, f"model {info.name}", own)
+        if not is_own:
             continue
         if not is_ragged(rows):
             fit(rows, info.inputs, info.name, ordered=info.ordered, values=False)

@@ -101,7 +101,7 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
     needed: dict[str, None] = {}
     matrix = ""
     for info in infos:
-        named = made_of(info.columns)
+        named = _named(table, made_of(info.columns))
         if info.preprocess or info.function or not info.inputs:
             needed |= dict.fromkeys((*table.names, *(name for names in named.values() for name in names)))
             continue
@@ -121,6 +121,16 @@ def for_models(source: Source | BatchSource, infos: Sequence[ModelInfo]) -> Sour
         return choose(source, {matrix: list(needed)})
     is_narrow = list(needed) == list(table.names) and not isinstance(source, SliceReader)
     return source if is_narrow else table.only(list(needed))
+
+
+def _named(table: Table, made: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Inputs that are made of columns, without those that the data set has itself in the place of these."""
+    known = {*table.names, *table.others}
+
+    def is_there(name: str) -> bool:
+        return name in known or any(name.startswith(f"{one}.") for one in known)  # perhaps a field
+
+    return {name: names for name, names in made.items() if name not in table.names or all(map(is_there, names))}
 
 
 def _is_matrix(table: Table, infos: Sequence[ModelInfo]) -> bool:

@@ -18,7 +18,8 @@ def with_made(rows: Any, columns: Mapping[str, Sequence[str]], where: str, also:
     """The rows with inputs made of their columns; what goes into others is left out, but for the columns of `also`.
 
     One column becomes an input as it is; of several, numbers or lists of numbers stand side by side, and so do texts.
-    Where rows have the input already, as those of which the caller has made it, they are left as they are.
+    Where rows have the input already, as those of which the caller has made it, they are left as they are; so are
+    arrays without names where `also` has the inputs of the model that takes them.
 
     Raises:
         InputError: rows have no such columns, or these do not go together.
@@ -26,7 +27,12 @@ def with_made(rows: Any, columns: Mapping[str, Sequence[str]], where: str, also:
     if not columns:
         return rows
     if not isinstance(rows, Mapping):
-        raise InputError(f"{where}: {next(iter(columns))!r} is made of columns by name; the data set has none")
+        if also:
+            return rows
+        raise InputError(
+            f"{where}: {next(iter(columns))!r} is made of columns by name; the data set has none: give a table, or a "
+            "dict of arrays"
+        )
     made: dict[str, Any] = {}
     used: set[str] = set()
     for name, names in made_of(columns).items():

@@ -70,6 +70,10 @@ def test_rows_that_have_the_input_already_are_left_as_they_are() -> None:
     assert with_made({"x": ROWS["v"]}, {"x": ["a0", "a1"]}, "m") == {"x": ROWS["v"]}
 
 
+def test_arrays_without_names_are_the_inputs_of_the_model_that_takes_them() -> None:
+    assert with_made(ROWS["v"], {"x": ["a0", "a1"]}, "m", also=["x"]) is ROWS["v"]
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "words"),
     [
@@ -77,7 +81,7 @@ def test_rows_that_have_the_input_already_are_left_as_they_are() -> None:
         (ROWS, {"x": ["a0", "word"]}, r"texts \(column 'word'\) and numbers"),
         ({"a": np.ones((2, 2, 2)), "b": np.ones(2)}, {"x": ["a", "b"]}, "must be numbers, or lists of one length"),
         ({"a": [np.ones(2), np.ones(3)], "b": np.ones(2)}, {"x": ["a", "b"]}, "lists of one length"),
-        (ROWS["v"], {"x": ["a"]}, "'x' is made of columns by name; the data set has none"),
+        (ROWS["v"], {"x": ["a"]}, "'x' is made of columns by name; the data set has none: give a table"),
     ],
 )
 def test_columns_that_do_not_go_together_are_told(rows: Any, columns: dict[str, list[str]], words: str) -> None:

@@ -364,6 +364,15 @@ def test_a_job_takes_the_columns_that_its_models_need(
     assert f"Table: no model takes the columns {left}" in caplog.text
 
 
+def test_an_input_that_the_data_set_has_itself_need_not_be_made_of_columns() -> None:
+    made = model("x", columns={"x": ["p0", "p1"]})
+    assert list(rows_of(for_models(open_source({"x": np.zeros((2, 2)), "id": np.zeros(2)}), [made]))) == ["x"]
+    both = open_source({name: np.zeros(2) for name in ("x", "p0", "p1")})
+    assert list(rows_of(for_models(both, [made]))) == ["p0", "p1"]
+    with pytest.raises(InputError, match="has no column 'p1'"):
+        for_models(open_source({"p0": np.zeros(2), "y": np.zeros(2)}), [made])
+
+
 def test_columns_that_do_not_fit_are_left_for_the_model_to_tell() -> None:
     source = open_source(TABLE)
     assert for_models(source, [model("age", "wage")]) is source
