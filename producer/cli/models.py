@@ -12,19 +12,19 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from producer.broker.jobs import workers as workers_of
 from producer.broker.shard_clients import ask_each, open_shards
 from producer.cli.describing import run_showing
 from producer.cli.manifest import broken_entries, check_files
-from producer.cli.options import broker_option, json_option, models_option
+from producer.cli.options import broker_option, is_on_command_line, json_option, models_option
 from producer.cli.tables import columns
 from producer.scheduling.model_pinning import dependent, refs
 from producer.scheduling.preparing_workers import in_words
@@ -87,11 +87,14 @@ def models(
     as_json: bool,
 ) -> None:
     """List the models of the manifest, or, with a broker, those that workers hold."""
+    # The variables may be set for all commands of a machine.
+    is_elsewhere, is_named = map(partial(is_on_command_line, context), ("broker_url", "manifest"))
+    if is_named and is_elsewhere and not (target or is_inspecting or is_pruning):
+        raise click.UsageError("--models is for a manifest on this machine, --broker for what workers hold: give one")
+    broker_url = None if is_named else broker_url
     if is_queue:
         click.echo("\n".join(queue_lists(manifest, broker_url)))
         return
-    # The variable may be set for all commands of a machine.
-    is_elsewhere = context.get_parameter_source("broker_url") is ParameterSource.COMMANDLINE
     if target:
         if is_elsewhere:
             raise click.UsageError("--build is for the models of the manifest on this machine; leave out --broker")

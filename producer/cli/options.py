@@ -46,6 +46,11 @@ class PathOrUrl(click.Path):
         return value if is_url(value) else super().convert(value, param, ctx)
 
 
+def is_on_command_line(context: click.Context, name: str) -> bool:
+    """Whether a parameter was given there, which goes before variables."""
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def _check_broker(context: click.Context, option: click.Parameter, url: str | None) -> str | None:
     """An error names where the URL came from: the option or the variable."""
     from_variable = context.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT

@@ -20,6 +20,7 @@ from producer.cli.manifest import named_or_file
 from producer.cli.options import (
     PathOrUrl,
     broker_option,
+    is_on_command_line,
     json_option,
     max_failed_option,
     metrics_port_option,
@@ -68,7 +69,7 @@ _EXCLUDED = {
 }
 
 
-@click.command(cls=ReportingCommand)
+@click.command(cls=ReportingCommand, context_settings={"allow_extra_args": True})
 @click.argument("model")
 @click.argument("input_path", metavar="INPUT", type=PathOrUrl())
 @click.option(
@@ -184,7 +185,8 @@ def predict(
 
     MODEL is a name of the manifest, or, embedded, the model's own file or folder, such as digits.keras.
 
-    INPUT is an .npy, .npz, .parquet, .csv, .tfrecord or .zarr file, a folder, or a pattern such as 'images/*.jpg'.
+    INPUT is an .npy, .npz, .parquet, .csv, .jsonl, .arrow, .feather, .tfrecord, .tar, .h5, .hdf5 or .zarr file, a
+    folder, a pattern such as 'images/*.jpg', in quotes, or the URL of one of these.
 
     Without a broker everything is embedded: a private Redis and a worker, both gone afterwards.
 
@@ -210,6 +212,12 @@ def predict(
     With --dry-run the input is opened and held against the models, one batch goes through every stage, and what the
     whole run would take is told; errors are those that it would end with. Nothing is written, and no job stays.
     """
+    context = click.get_current_context()
+    if context.args:
+        raise click.UsageError(
+            f"INPUT is one argument, and {context.args[0]!r} is another; if the shell has made many of a pattern, "
+            "quote it, as 'images/*.jpg'"
+        )
     goes_on = on_error not in (None, "raise")
     if not detach and output is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
@@ -242,6 +250,10 @@ def predict(
         )
     if broker_url and workers:
         raise click.UsageError("--workers is for the embedded system; with a broker, workers are running already")
+    if broker_url and is_on_command_line(context, "manifest"):
+        raise click.UsageError(
+            "--models is for the embedded system; with a broker, workers have manifests of their own"
+        )
     if max_failed is not None and not goes_on:
         raise click.UsageError("--max-failed is for --on-error skip or fill; else any row that fails ends the job")
     if not broker_url:

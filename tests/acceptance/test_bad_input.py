@@ -452,7 +452,7 @@ def test_several_outputs_do_not_go_into_one_array(celeriac: Celeriac, running_sy
         (["--batch-rows", "7"], ["--batch-rows"]),
         (["--on-error", "weep"], ["--on-error", "raise"]),
         (["--workers", "2", "--broker", "redis://localhost"], ["--workers", "with a broker"]),
-        (["more.npy"], ["more.npy"]),
+        (["a/1.txt", "a/2.txt"], ["'a/1.txt'", "quote it, as 'images/*.jpg'"]),
     ],
 )
 def test_a_wrong_option_is_shown_with_the_usage(
@@ -475,6 +475,22 @@ def test_a_command_without_what_it_needs_is_shown_the_usage(
     celeriac: Celeriac, words: list[str], told: list[str]
 ) -> None:
     check_says(celeriac.misused(*words), *told)
+
+
+def test_a_manifest_of_the_command_line_goes_before_a_broker_of_the_environment(
+    celeriac: Celeriac, running_system: System
+) -> None:
+    by_variable = {"CELERIAC_BROKER_URL": running_system.url}
+    predict = ["predict", "digits", "rows.npy", "-o", "out.npy"]
+    for listed in ([], ["--queue"], ["--json"]):
+        line = celeriac.refuses(ExitCode.USAGE, "models", *listed, "--models", "nope.toml", **by_variable)
+        check_says(line, "nope.toml cannot be read")
+    check_says(
+        celeriac.misused("models", "--models", "nope.toml", "--broker", running_system.url), "--models", "--broker"
+    )
+    check_says(celeriac.misused(*predict, "--models", "nope.toml", **by_variable), "--models", "with a broker")
+    celeriac.succeeds(*predict, **by_variable, CELERIAC_MODELS="nope.toml")  # which may be set for all commands
+    assert "digits" in celeriac.succeeds("models", **by_variable, CELERIAC_MODELS="nope.toml").stdout
 
 
 def test_a_setting_that_is_no_number_is_told_by_its_variable(celeriac: Celeriac, unused: Path) -> None:

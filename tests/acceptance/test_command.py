@@ -25,7 +25,7 @@ from tests.acceptance.commands import Celeriac, Ended, read_all
 from tests.forms import in_long_form
 from tests.manifests import write_manifest
 from tests.models import in_one_process
-from tests.systems import System
+from tests.systems import REPOSITORY, System
 from worker_config.errors import ExitCode
 
 COMMANDS = [
@@ -428,6 +428,12 @@ def test_every_commands_help_names_units_and_environment_variables() -> None:
     for unit in ("--chunk-rows", "--worker-timeout-seconds"):
         assert unit in text
     assert "default: 30.0" in text
+    table = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8").split("## What it reads")[1].split("\n\n")[1]
+    formats = {
+        name for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\.\w+)`", cell)
+    }
+    assert len(formats) > 10
+    assert all(re.search(rf"{re.escape(name)}\b", text) for name in formats)
 
 
 def helped(command: str) -> str:
