@@ -53,8 +53,8 @@ def dry_run(request: PredictRequest, output: Path, force: bool, *, in_parts: boo
         compression=run.compression,
         fail_together=together,
         policy=policy,
-        # Where workers would write, which they are not asked to.
-        write_to=PartsReply(str(output_path(output))) if in_parts else None,
+        # As deep as the folder in which workers would write, which they are not asked to.
+        write_to=PartsReply(f"{output_path(output)}/parts") if in_parts else None,
     )
     with open_system(request) as system, system.start() as client:
         preflight = client.try_out(request.models, source, options)

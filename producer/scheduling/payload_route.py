@@ -131,9 +131,13 @@ def choose_reply(store: StoreName, slots: Sequence[SlotRecord], settings: Settin
 def check_writable(reply: FolderReply | LeftOutput | None, slots: Sequence[SlotRecord]) -> None:
     """Raise UsageError unless all workers may write where they are to leave outputs."""
     if reply and (lacking := sorted({slot.worker for slot in slots if not is_under(reply.folder, slot.output_roots)})):
+        beside = reply.folder.rsplit("/", 2)[0] or "/"  # the output, in which the hidden folder is
+        file = "write a single file"
+        if isinstance(reply, LeftOutput):
+            file = "leave out the output, and have `celeriac fetch JOB -o OUTPUT` write it"
         raise UsageError(
-            f"{reply.folder.rpartition('/')[0]}: {', '.join(lacking)} may not write there: it is under no folder of "
-            "their CELERIAC_OUTPUT_ROOTS; set that, or write a single file"
+            f"{beside}: {', '.join(lacking)} may not write there: it is under no folder of their "
+            f"CELERIAC_OUTPUT_ROOTS; start the workers with CELERIAC_OUTPUT_ROOTS={beside}, or {file}"
         )
 
 

@@ -275,7 +275,9 @@ def test_a_job_with_a_name_is_left_once_and_found_by_it(celeriac: Celeriac, syst
 def test_what_cannot_be_left_is_refused_and_leaves_nothing(celeriac: Celeriac, at: list[str]) -> None:
     words = ("predict", "table", "rows.parquet", "--detach", *at)
     assert "end it with a /" in celeriac.misused(*words, "-o", "out.parquet")
-    assert "CELERIAC_OUTPUT_ROOTS" in celeriac.start(*words, "-o", "/nowhere.parquet/").end().stderr
+    told = celeriac.start(*words, "-o", "/nowhere.parquet/").end().stderr
+    assert told.startswith("celeriac: /: ")
+    assert "start the workers with CELERIAC_OUTPUT_ROOTS=/, or leave out the output, and have `celeriac fetch" in told
     assert not Path("/nowhere.parquet").exists()
     assert "--keep makes no sense" in celeriac.misused(*words, "--keep", "id")
 

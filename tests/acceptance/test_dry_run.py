@@ -196,9 +196,10 @@ def test_a_folder_that_workers_would_write_is_tried_as_a_file_of_it(
 ) -> None:
     np.save(celeriac.folder / "rows.npy", pixels)
     words = ("digits", "rows.npy", "-o", "out.parquet/")
-    assert "may not write there: it is under no folder of their CELERIAC_OUTPUT_ROOTS" in refused(
-        celeriac, ExitCode.USAGE, *words, *at
-    )
+    line = refused(celeriac, ExitCode.USAGE, *words, *at)
+    assert line.startswith(f"celeriac: {celeriac.folder}: ")
+    assert "may not write there: it is under no folder of their CELERIAC_OUTPUT_ROOTS" in line
+    assert line.endswith(f"start the workers with CELERIAC_OUTPUT_ROOTS={celeriac.folder}, or write a single file")
     manifest = write_manifest(celeriac.folder, {"digits": models / "digits.keras"})
     told = dry(celeriac, *words, "--models", manifest, "--workers", 1)
     assert (told["output"], told["output_bytes"]) == (str(celeriac.folder / "out.parquet"), ROWS * 40)
