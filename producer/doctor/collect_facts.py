@@ -19,11 +19,12 @@ from producer.doctor.broker import BrokerFacts
 from producer.doctor.folders import FolderFacts
 from producer.doctor.rights import RightsFacts
 from producer.doctor.workers import WorkerState, short_names
+from tasks.protocol.records import WorkerFacts
 from tasks.protocol.rights import ROLES
 from tasks.transport import spool
 from tasks.transport.connection import broker_errors, connect
 from tasks.transport.rights import missing_rules
-from tasks.transport.worker_registry import clock_ahead_of, read_all, read_facts
+from tasks.transport.worker_registry import clock_ahead_of, read_records
 from worker_config.broker import address_of, redacted
 from worker_config.environment import check_no_shadow
 from worker_config.errors import CeleriacError, ConfigError
@@ -56,9 +57,17 @@ def ask_broker(url: str) -> tuple[BrokerFacts, list[WorkerState]]:
         info = cast("dict[str, Any]", client.info())
         ahead = clock_ahead_of(its_time, asked, answered)
         facts = broker.read(str(redacted(url)), info, _save(client), answered - asked, ahead)
-        workers, preparing, _ = read_all(client)
-        hosts, names = read_facts(client, workers), short_names(workers)
-    states = [WorkerState(names[one], slots, hosts[one], preparing.get(one)) for one, slots in workers.items()]
+        records = read_records(client)
+    names = short_names(records)
+    states = [
+        WorkerState(
+            names[worker],
+            record.slots,
+            record.facts if record.facts != WorkerFacts() else None,
+            None if record.slots else record.preparing,  # else the other children follow
+        )
+        for worker, record in records.items()
+    ]
     return facts, states
 
 

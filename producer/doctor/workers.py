@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from producer.doctor.findings import Finding, count_of, error, ok, warning
-from producer.scheduling.model_pinning import refs
+from producer.scheduling.model_pinning import RESUME, START, refs, they_drain
 from producer.scheduling.preparing_workers import in_words
 from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import SlotRecord, WorkerFacts
@@ -44,9 +44,18 @@ def short_names(workers: Iterable[str]) -> dict[str, str]:
 
 def check_workers(workers: Sequence[WorkerState]) -> list[Finding]:
     """Who is up, the models that they hold, and in which sets."""
-    advice = "start one with `celeriac worker` (or `celery -A tasks worker`)"
     if not workers:
-        return [error("workers", "no worker is up", advice, ExitCode.NO_WORKER)]
+        return [error("workers", "no worker is up", START, ExitCode.NO_WORKER)]
+    draining = [worker.name for worker in workers if worker.facts and worker.facts.draining]
+    workers = [worker for worker in workers if worker.name not in draining]
+    if draining and not workers:
+        return [error("workers", they_drain(draining), RESUME, ExitCode.NO_WORKER)]
+    drains = [warning("workers", they_drain(draining), RESUME)] if draining else []
+    return [*_check_taking(workers), *drains]
+
+
+def _check_taking(workers: Sequence[WorkerState]) -> list[Finding]:
+    """Of those that do not drain."""
     slots = [slot for worker in workers for slot in worker.slots]
     coming = [
         warning("workers", in_words(worker.name, worker.preparing), "a run for its models alone waits for it")

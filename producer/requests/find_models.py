@@ -13,7 +13,7 @@ from producer.scheduling.preparing_workers import Awaited
 from tasks.protocol.preparing import Preparing
 from tasks.protocol.records import ModelInfo, SlotRecord
 from tasks.protocol.seal import Sealer
-from tasks.transport.worker_registry import read_all
+from tasks.transport.worker_registry import read_all, read_records
 from worker_config.broker import redacted
 from worker_config.errors import (
     BrokerError,
@@ -75,8 +75,11 @@ class ModelFinder:
                 if comes and until is not None and now >= until:
                     raise RequestTimeoutError(f"the time limit is up{awaited.seen(preparing)}") from None
                 if not (comes and self._timeout_seconds) and (slots or now >= deadline):
-                    where = f"; looked at {redacted(url)}"
-                    raise type(error)(f"{error}{where}{awaited.seen(preparing)}") from None
+                    why, where = (
+                        error if slots else model_pinning.why_none(_draining(url)),
+                        f"; looked at {redacted(url)}",
+                    )
+                    raise type(error)(f"{why}{where}{awaited.seen(preparing)}") from None
             self._pause(closed)
 
     def _read(self, url: str, deadline: float, until: float | None) -> tuple[list[SlotRecord], dict[str, Preparing]]:
@@ -116,3 +119,9 @@ def _look(url: str, until: float | None) -> tuple[list[SlotRecord], dict[str, Pr
         slots += [slot for of_worker in workers.values() for slot in slots_on(shard, of_worker)]
         preparing |= its
     return slots, preparing
+
+
+def _draining(url: str) -> list[str]:
+    """The workers that are up and drain."""
+    told = [one for its in ask_each(url, read_records).values() for one in its.items()]
+    return [name.rpartition(":")[0] or name for name, record in told if record.facts.draining]

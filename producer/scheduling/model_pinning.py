@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,9 +15,13 @@ from tasks.protocol.messages import WRITTEN_VERSION, ModelRef
 from tasks.protocol.records import ModelInfo, SlotRecord
 from worker_config.errors import NoWorkerError, UnknownModelError, UsageError
 from worker_config.foreign_errors import did_you_mean, some_of
+from worker_config.model_paths import is_model, name_of
 
 if TYPE_CHECKING:
     import numpy as np
+
+START = "start one with `celeriac worker` (or `celery -A tasks worker`)"
+RESUME = "`celery -A tasks control resume` ends that"
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -32,7 +37,7 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str
         UnknownModelError: no slot holds such a model; the text names those that exist.
     """
     if not slots:
-        raise NoWorkerError("no worker is up; start one with `celeriac worker` (or `celery -A tasks worker`)")
+        raise NoWorkerError(why_none())
     if not (understood := _understood(slots)):
         others = ", ".join(sorted({str(slot.message_version) for slot in slots}))
         raise NoWorkerError(
@@ -46,6 +51,9 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str
     for name in names:
         if name not in held:
             meant = did_you_mean(name, held)
+            if is_model(path := Path(name)):
+                meant = did_you_mean(name_of(path), held)
+                meant += "; a model's own file is for `local()`, and for `celeriac predict` without a broker"
             raise UnknownModelError(f"no worker holds model {name!r}{meant}; there are: {', '.join(sorted(held))}")
     holders: dict[tuple[ModelRef, ...], list[SlotRecord]] = {}
     infos: dict[tuple[ModelRef, ...], list[ModelInfo]] = {}
@@ -60,6 +68,16 @@ def pin(names: Sequence[str], slots: Sequence[SlotRecord], key_ids: Sequence[str
         )
     newest = {version: max(slot.ready_at for slot in held_by) for version, held_by in holders.items()}
     return infos[max(holders, key=lambda version: (len(holders[version]), newest[version]))]
+
+
+def why_none(draining: Sequence[str] = ()) -> str:
+    """Why there is no slot, and what to do; `draining` are workers that are up, and were told to take no chunks."""
+    return f"{they_drain(draining)}; {RESUME}" if draining else f"no worker is up; {START}"
+
+
+def they_drain(names: Sequence[str]) -> str:
+    """That these workers, which are named, take no chunks."""
+    return f"{some_of(names)} {'drains and takes' if len(names) == 1 else 'drain and take'} no chunks"
 
 
 def _understood(slots: Iterable[SlotRecord]) -> list[SlotRecord]:

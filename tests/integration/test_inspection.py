@@ -21,6 +21,7 @@ from tasks.protocol.rights import OPERATOR
 from tests.manifests import write_manifest
 from tests.systems import BIN, REPOSITORY, System, Worker
 from tests.waiting import is_alive, wait_for_exit, wait_until
+from worker_config.errors import ExitCode, NoWorkerError
 
 MODEL = """
 import os
@@ -267,6 +268,16 @@ def test_it_drains_and_comes_back_and_producers_notice(shared: System, client: C
     assert ready(shared)["running"] == 0
     assert job.progress().predicted == 2, "what it had not begun waits"
     assert job.state is JobState.RUNNING
+    node = re.escape(NODE)
+    with (
+        Client(shared.url, worker_timeout_seconds=0) as other,
+        pytest.raises(NoWorkerError, match=rf"{node} drains and takes no chunks; `celery .* resume`.*; looked at"),
+    ):
+        other.predict("held", rows_from(400))
+    told = shared.celeriac("doctor")
+    assert told.returncode == ExitCode.NO_WORKER
+    line = rf"error +workers +{node} drains and takes no chunks; `celery -A tasks control resume` ends that"
+    assert re.search(line, told.stdout), told.stdout
 
     control(shared, "resume")
     np.testing.assert_array_equal(job.result(), rows_from(400) * 2)

@@ -143,6 +143,18 @@ def test_no_worker_is_an_error_and_so_is_one_that_holds_nothing() -> None:
         assert exit_code(findings) is ExitCode.NO_WORKER
 
 
+def test_workers_that_drain_are_told_how_they_come_back() -> None:
+    drained = worker("w1@h", 0, WorkerFacts(draining=True))
+    (found,) = workers.check_workers([drained])
+    assert (found.level, found.exit_code) == (Level.ERROR, ExitCode.NO_WORKER)
+    assert str(found).endswith("w1@h drains and takes no chunks; `celery -A tasks control resume` ends that")
+    found = workers.check_workers([drained, worker("w2@h", 0, WorkerFacts(draining=True))])[0]
+    assert found.found == "w1@h, w2@h drain and take no chunks"
+    ok_, *_, told = workers.check_workers([drained, worker("w2@h", digits="1")])
+    assert (ok_.level, ok_.found) == (Level.OK, "w2@h with 1 slot")
+    assert (told.level, told.found) == (Level.WARNING, "w1@h drains and takes no chunks")
+
+
 def test_workers_that_hold_the_same_are_fine() -> None:
     findings = workers.check_workers([worker("a", 2, digits="d" * 64), worker("b", digits="d" * 64)])
     assert [finding.level for finding in findings] == [Level.OK] * 3

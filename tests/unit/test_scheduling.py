@@ -133,6 +133,11 @@ def test_a_job_that_cannot_run_is_told_why() -> None:
         pin(["a"], [])
     with pytest.raises(UnknownModelError, match="'c'; there are: a, b"):
         pin(["c"], [slot("w1", a="1", b="2")])
+    told = (
+        r"model 'some/digits.keras' \(did you mean 'digits'\?\); .* file is for .* without a broker; there are: digits"
+    )
+    with pytest.raises(UnknownModelError, match=told):
+        pin(["some/digits.keras"], [slot("w1", digits="1")])
     told = "no worker holds a and b together: w1@h holds a, w2@h holds b, w3@h holds none; start one that holds"
     with pytest.raises(NoWorkerError, match=f"{told} "):
         pin(["a", "b"], [slot("w1@h:1", a="1"), slot("w2@h:2", b="1"), slot("w3@h:3", c="1")])
