@@ -103,7 +103,7 @@ class Client(OutputClient):
         self.close()
 
     def close(self) -> None:
-        """Cancel the jobs that still run and wait until nothing of them is left behind."""
+        """Cancel the jobs that still run, and wait until nothing of them is left; what is asked later connects anew."""
         self._find.close()
         self._end_before_exit()
         self._requests.close()

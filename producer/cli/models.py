@@ -52,7 +52,8 @@ from worker_config.settings import Settings
     "--prune",
     "is_pruning",
     is_flag=True,
-    help="Remove the snapshots on this machine that neither the manifest nor a worker needs.",
+    help="Remove the snapshots on this machine but those of this manifest, and those that a running worker uses: also "
+    "what other manifests have there, which is then made anew.",
 )
 @click.option(
     "--inspect",

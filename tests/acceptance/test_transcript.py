@@ -128,7 +128,7 @@ def test_what_a_new_user_does_and_sees(celeriac: Celeriac, tmp_path_factory: pyt
         ]
         for node, worker in zip(NODES, workers, strict=True):
             wait_until(lambda worker=worker: " ready" in worker.output(), "it is up")
-            seen.ran(f"Terminal {node}", f"celery -A tasks worker -c 1 -n {node}@%h", last_lines(worker, 3))
+            seen.ran(f"Terminal {node}", f"celery -A tasks worker -c 1 -l info -n {node}@%h", last_lines(worker, 3))
         wait_until(lambda: len(system.slots()) == 2, "both hold the model")
 
         seen.says("A third terminal: is all as it should be? Then the job.")
