@@ -196,7 +196,8 @@ def _read(path: Path) -> _Manifest:
         manifest = msgspec.toml.decode(path.read_bytes(), type=decodable(dict[str, object]))
     except OSError as error:
         raise ConfigError(
-            f"the manifest {path} cannot be read ({error.strerror}); name one with --models or CELERIAC_MODELS"
+            f"the manifest {path} cannot be read ({error.strerror}); name one with --models, "
+            "CELERIAC_MODELS or, in Python, local(models=...)"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the manifest {path} is not TOML: {one_line(error)}") from None

@@ -131,7 +131,8 @@ def cancel(job: str, broker_url: str) -> None:
     if ended.detached and (running or ended.state is job_store.JobState.DONE):
         click.echo(f"job {ended.id} is cancelled; its rows and outputs are gone{left and '; ' + left}")
     else:
-        click.echo(f"job {ended.id} is being cancelled" if running else f"job {ended.id} is {ended.state} already")
+        so = "is being cancelled" if running else f"{tables.in_state(ended.state)} already"
+        click.echo(f"job {ended.id} {so}")
     job_reads.check_reached(shards, f"job {ended.id} is cancelled")
 
 

@@ -139,6 +139,11 @@ def predicted_of(record: JobRecord) -> str:
     return f"{record.ledger.get('predicted', 0)} of {_rows(record)}"
 
 
+def in_state(state: JobState) -> str:
+    """That a job is in a state, as a verb."""
+    return f"{'has' if state is JobState.FAILED else 'is'} {state}"
+
+
 def silence(state: JobState, record: JobRecord) -> str:
     """What to say of a producer that gives no sign of life; empty where it does, and where none is needed."""
     if not is_silent(state, record):

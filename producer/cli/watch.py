@@ -127,7 +127,7 @@ def _next(record: JobRecord) -> str:
 
 
 def _how_far(state: JobState, record: JobRecord) -> str:
-    return f"job {record.id} is {state}: {tables.predicted_of(record)} rows predicted"
+    return f"job {record.id} {tables.in_state(state)}: {tables.predicted_of(record)} rows predicted"
 
 
 class JobScreen:

@@ -59,8 +59,9 @@ class Summary(RunRecord, frozen=True, kw_only=True):
             )
         earlier = f", after {resumed:,} by an earlier run" if resumed else ""
         without = f", {failed:,} failed (see {failures_path(output_path(str(self.output)))})" if failed else ""
+        rows = self.ledger["predicted"] - resumed
         return (
-            f"{self.ledger['predicted'] - resumed:,} rows predicted in {self.seconds:.2f} s "
+            f"{rows:,} {'row' if rows == 1 else 'rows'} predicted in {self.seconds:.2f} s "
             f"({self.rows_per_second:,.0f} rows per second){earlier}{without}, written to {self.output}"
         )
 

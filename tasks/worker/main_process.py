@@ -252,7 +252,7 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         if main is None:
             return
         try:
-            while len(_ready_slots(controller.pool._pool._pool, main)) < main.facts.children:
+            while len(_ready_slots(controller.pool._pool._pool, main)) < (children := main.facts.children):
                 main.reports.read(wait_seconds=0.2)
         except CeleriacError as error:
             end(error)
@@ -260,7 +260,8 @@ class Children(bootsteps.StartStopStep):  # type: ignore[misc]
         # They have. Celery looks again as it begins to listen, and would end the worker for one that has died since.
         controller.pool.did_start_ok = lambda: True
         models = ", ".join(f"{name}@{one.digest[:8]}" for name, one in sorted(main.models.current.served.items()))
-        say(f"{main.facts.children} children hold {models}, {main.facts.threads} threads each")
+        threads = f"{main.facts.threads} {'thread' if main.facts.threads == 1 else 'threads'} each"
+        say(f"{children} {'child holds' if children == 1 else 'children hold'} {models}, {threads}")
         controller.consumer.initial_prefetch_count = controller.consumer.max_prefetch_count
         heartbeat = partial(self._heartbeat, controller, main)
         main.inspection = inspection.Inspection(

@@ -192,12 +192,12 @@ def test_a_row_that_failed_ends_fetch_and_watch_with_its_record(celeriac: Celeri
     assert f"job {job} failed: rows 20-30 failed at infer" in ended.lines[0]
     assert (ended.json["output"], ended.json["ledger"]["failed"], ended.json["ledger"]["written"]) == (None, 10, 0)
     line = celeriac.refuses(ExitCode.ROWS_FAILED, "watch", job, *at)
-    assert re.match(rf"celeriac: job {job} is failed: \d+ of 40 rows predicted: rows 20-30 failed at infer", line)
+    assert re.match(rf"celeriac: job {job} has failed: \d+ of 40 rows predicted: rows 20-30 failed at infer", line)
     shown = status_of(celeriac, job, at)
     assert shown["state"] == "failed"
     assert "rows 20-30" in shown["error"]
     assert "next" not in shown
-    assert cancel(celeriac, job, at).stdout == f"job {job} is failed already\n"
+    assert cancel(celeriac, job, at).stdout == f"job {job} has failed already\n"
 
 
 def test_the_status_says_how_far_it_is_how_long_it_is_kept_and_what_to_do(
@@ -313,7 +313,7 @@ def test_watch_says_once_that_a_producer_gives_no_sign_of_life(
     ended = running.end()
     assert ended.code == ExitCode.ROWS_FAILED
     assert ended.stderr.count("its producer there:1 has given no sign of life for 10 h") == 1
-    assert ended.lines[-1] == f"celeriac: job {job} is failed: 4 of 9 rows predicted: it went wrong"
+    assert ended.lines[-1] == f"celeriac: job {job} has failed: 4 of 9 rows predicted: it went wrong"
 
 
 def status_of_running(celeriac: Celeriac, job: str, at: list[str]) -> str:

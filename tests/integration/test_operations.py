@@ -109,7 +109,7 @@ def test_every_event_is_one_object_that_names_job_and_chunk(system: System, clie
         assert "KeyError: 'missing'" in wrong["exception"]
     # Python tells of each place once.
     assert any("UserWarning: a warning" in one["message"] for one in told)
-    assert any(one["message"].startswith("1 children hold ") for one in records(system))
+    assert any(one["message"].startswith("1 child holds ") for one in records(system))
 
 
 def test_a_child_that_dies_is_told_with_its_chunk(system: System, client: Client) -> None:

@@ -176,7 +176,7 @@ def test_the_threads_of_one_operation_are_as_many_as_were_asked_for(redis_alone:
     manifest = _digits_manifest(redis_alone, models)
     worker = redis_alone.start_worker(manifest, 1, environ={"CELERIAC_INTRA_OP_THREADS": "3"})
 
-    told = re.compile(r"^1 children hold digits@\w{8}, 3 threads each$", re.MULTILINE)
+    told = re.compile(r"^1 child holds digits@\w{8}, 3 threads each$", re.MULTILINE)
     wait_until(lambda: told.search(worker.output()), "the worker tells its threads")
     worker.stop()
     _forget_workers(redis_alone)
@@ -268,7 +268,7 @@ def test_ready_is_said_when_models_are_loaded_and_a_slow_replacement_comes_up(sy
 
     (first,) = wait_until(announced, "the child holds its model")
     _wait_for_ready(worker)
-    assert worker.output().index("1 children hold slow_to_load") < worker.output().index(" ready.")
+    assert worker.output().index("1 child holds slow_to_load") < worker.output().index(" ready.")
 
     os.kill(first.pid, signal.SIGKILL)
     wait_until(lambda: not is_alive(first.pid), "the child is dead")

@@ -112,7 +112,7 @@ def test_the_memory_limit_is_in_bytes(tmp_path: Path, text: str, limit: int) -> 
 
 
 def test_a_manifest_that_is_not_there_says_how_to_name_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--models or CELERIAC_MODELS"):
+    with pytest.raises(ConfigError, match=r"--models, CELERIAC_MODELS or, in Python, local\(models="):
         read_manifest(tmp_path / "none.toml")
 
 

@@ -61,7 +61,7 @@ def test_failed_rows_are_told_and_mended(tmp_path: Path, run: Runner, policy: st
     assert rows_of(read_beside(path)[1]) == [30]
 
     result = run(set(), "--resume", "--only-failed", "--on-error", policy)
-    assert "1 rows predicted in " in result.output
+    assert "1 row predicted in " in result.output
     assert "failed (see" not in result.output
     np.testing.assert_array_equal(np.load(path), one(np.arange(ROWS)))
     result = run(set(), "--resume", "--only-failed")
