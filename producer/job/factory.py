@@ -24,6 +24,7 @@ from producer.records import job_store, trace_span
 from producer.records.failures import Failures
 from producer.records.ledger import Ledger
 from producer.records.timeline import Timeline
+from producer.rows.part import renumbered
 from producer.rows.source import BatchSource, Source, SplitData
 from producer.scheduling import model_pinning
 from producer.scheduling.admission import check_fits
@@ -161,12 +162,7 @@ def make_job(
             channel=channel,
             feed=feed,
             ledger=_ledger(feed, spec.options),
-            failures=Failures(
-                job_id,
-                [model.name for model in models],
-                together=spec.options.fail_together,
-                numbers=spec.options.numbers,
-            ),
+            failures=_failures(job_id, spec),
             timeline=timeline,
             differed=differed,
             trace=trace,
@@ -185,6 +181,14 @@ def make_job(
         return None if rest is None else make_run(rest, again, before.context.differed)
 
     return Job(RestartableRunner(make_run(feed, spec, {}), part_queue, restart))
+
+
+def _failures(job_id: str, spec: JobSpec) -> Failures:
+    names, numbers = [info.name for info in spec.infos], spec.options.numbers
+    if numbers is None:
+        return Failures(job_id, names, together=spec.options.fail_together)
+    of_data_set = partial(renumbered, numbers=numbers)
+    return Failures(job_id, names, together=spec.options.fail_together, of_data_set=of_data_set)
 
 
 def _ledger(feed: Feed, options: JobOptions) -> Ledger:

@@ -9,10 +9,8 @@ A job ends by a failure when no model would be left: the last one is never left 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from producer.rows.part import renumbered
-from tasks.protocol.codec import Array
 from tasks.protocol.messages import FailureRecord
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -23,24 +21,28 @@ MOST_KEPT = 1_000
 class Failures:
     """The failures of one job; written by its thread, read by others. `together`: the first model's ends the job.
 
-    Of a job of some rows of a data set, `numbers` are these, and records are kept with them.
-
     Attributes:
+        of_data_set: gives a record of the job's rows as those of a larger data set's, as which they are kept.
         records: the first `MOST_KEPT` of them.
         more: how many there were beyond these.
         models: those that failed alone, each with the record of its first rows, as far as is known; only ever grows.
     """
 
     def __init__(
-        self, job: str, models: Sequence[str], *, together: bool = False, numbers: Array | None = None
+        self,
+        job: str,
+        models: Sequence[str],
+        *,
+        together: bool = False,
+        of_data_set: Callable[[FailureRecord], list[FailureRecord]] = lambda record: [record],
     ) -> None:
+        self.of_data_set = of_data_set
         self.records: list[FailureRecord] = []
         self.more: int = 0
         self.models: dict[str, FailureRecord] = {}
         self._job = job
         self._names = list(models)
         self._together = together
-        self._numbers = numbers
 
     def keep(self, records: Iterable[FailureRecord]) -> None:
         """Record failures, each chunk's once."""
@@ -49,10 +51,6 @@ class Failures:
                 self.records.append(record)
             else:
                 self.more += 1
-
-    def of_data_set(self, record: FailureRecord) -> list[FailureRecord]:
-        """A record of the job's rows as those of the data set's."""
-        return [record] if self._numbers is None else renumbered(record, self._numbers)
 
     def in_order(self) -> list[FailureRecord]:
         """The records by their rows: chunks are answered in any order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.records.failures import MOST_KEPT, Failures, failed_alone
+from producer.rows.part import renumbered
 from tasks.protocol.messages import FailureRecord
 
 
@@ -64,7 +66,7 @@ def test_a_model_is_told_of_once(caplog: Any) -> None:
 
 
 def test_records_of_some_rows_are_those_of_the_data_set() -> None:
-    failures = Failures("3f2a", ["a"], numbers=np.array([3, 739, 740, 850]))
+    failures = Failures("3f2a", ["a"], of_data_set=partial(renumbered, numbers=np.array([3, 739, 740, 850])))
     failures.keep([FailureRecord(1, 4, "infer", "LookupError", "no"), FailureRecord(0, 1, "infer", "E", "no")])
     assert [(kept.start, kept.stop) for kept in failures.in_order()] == [(3, 4), (739, 741), (850, 851)]
     assert failures.of_data_set(FailureRecord(3, 4, "infer", "LookupError", "no"))[0].rows == "row 850"
