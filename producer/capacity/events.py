@@ -40,6 +40,11 @@ class Clock:
             self.now, _, call, args = heappop(events)
             call(*args)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is planned."""
+        return not self._events
+
     def stop(self) -> None:
         """Let the present event be the last."""
         self._stopped = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -76,7 +76,7 @@ class SimulatedJob:
         """Submit it."""
         self._step()
 
-    def lose_worker(self, chunks: Sequence[SimulatedChunk]) -> None:
+    def lose_worker(self, chunks: Iterable[SimulatedChunk]) -> None:
         """Nothing is heard of its chunks any more: each is sent again when it is late."""
         now = self._stage.clock.now
         mine = (one for one in chunks if self.open.get(one.index) is one)
@@ -86,7 +86,7 @@ class SimulatedJob:
             self._stage.clock.after(STRAGGLER_LOOK_SECONDS, self._send_late)
 
     def lose_broker(self, broker: Broker) -> None:
-        """Whatever it was given is lost, and goes to another, or to it when it is back."""
+        """Whatever it was given is lost, or served by nobody, and goes to another, or to it when it is back."""
         self.look()
         self._send_again([one for one in self.open.values() if one.broker is broker])
 
@@ -99,6 +99,7 @@ class SimulatedJob:
         copies = []
         for chunk in chunks:
             self._in_flight[chunk.broker] -= 1
+            self._lost.pop(chunk.index, None)
             copies.append(replace(chunk, broker=self._choose(), began_at=None))
         self.open.update((copy.index, copy) for copy in copies)
         self.chunks_again += len(copies)
@@ -106,7 +107,8 @@ class SimulatedJob:
 
     def _choose(self) -> Broker:
         """As a real job: where fewest of its chunks are in flight for each slot."""
-        there = [broker for broker in self._brokers if broker.is_up and broker.slots] or self._brokers
+        served = [broker for broker in self._brokers if broker.slots] or self._brokers
+        there = [broker for broker in served if broker.is_up] or served
         broker = min(there, key=lambda one: (self._in_flight[one] + 1) / max(1, one.slots))
         self._in_flight[broker] += 1
         return broker
@@ -224,8 +226,6 @@ class SimulatedJob:
             for index, since in self._lost.items()
             if now - since > self._stragglers.limit_seconds((chunk := self.open[index]).rows)
         ]
-        for chunk in late:
-            del self._lost[chunk.index]
         if late:
             self._send_again(late)
         if self._lost:

@@ -141,7 +141,7 @@ class Worker:
         broker.slots += slots
         self.slot_seconds: float = 0.0
         self.times: float = times
-        self.in_hand: set[SimulatedChunk] = set()
+        self.in_hand: dict[SimulatedChunk, None] = {}  # in the order in which they came
         self._stage, self._host = stage, host
         self._half_main = costs.chunk.main_ms * _HALF / 1e3
         self._half_child = costs.chunk.child_ms * _HALF / 1e3
@@ -162,7 +162,7 @@ class Worker:
         self._has_asked = False
         if self.is_cut_off or not self.is_alive:  # it was on its way
             return self.broker.push([chunk], first=True)
-        self.in_hand.add(chunk)
+        self.in_hand[chunk] = None
         seconds = self._half_main + chunk.inline_mib * self._stage.costs.inline_mib.main_ms / 1e3
         self.main.ask(seconds, self._received, chunk, holds=2 * self._to_broker)
 
@@ -237,7 +237,7 @@ class Worker:
         self._over_link(self._hop, self.main.ask, self._half_main, self._ended, chunk)
 
     def _ended(self, chunk: SimulatedChunk) -> None:
-        self.in_hand.discard(chunk)
+        self.in_hand.pop(chunk, None)
         self._free += 1
         if self._waiting:
             self._give(self._waiting.popleft())

@@ -20,7 +20,7 @@ class Failure:
             of one worker, which goes on with what it has, and is there again.
         at: the share of the rows that is answered then.
         until: of a link, the same when it is mended.
-        worker: which one's, by its number; the last one's, if left out.
+        worker: which one, or which one's link or broker, by its number; the last one, if left out.
     """
 
     what: Literal["worker", "broker", "link"]
@@ -94,7 +94,21 @@ class Scenario:
             raise UsageError(f"{self.brokers} brokers have only {self.workers} workers: each needs one at least")
         if self.producers > self.rows:
             raise UsageError(f"{self.producers} producers have only {self.rows} rows: each needs one at least")
-        if sum(one.what == "worker" for one in self.failures) >= self.workers:
-            raise UsageError("the only worker cannot be the one that fails: nothing would end; give workers 2 at least")
-        if any(one.what == "link" for one in self.failures) and self.workers < 2:
-            raise UsageError("the only worker cannot be cut off: its link is mended as others get on; give 2 at least")
+        self._check_failures()
+
+    def _check_failures(self) -> None:
+        """Somebody must get on with the rows, at whose shares things fail and are mended."""
+        for number in {one.worker for one in self.failures}:
+            if not -self.workers <= number < self.workers:
+                raise UsageError(f"worker {number} is to fail: there are {self.workers} workers")
+        for failure in self.failures:
+            gone = {
+                one.worker % self.workers
+                for one in self.failures
+                if one.what != "broker" and one.at <= failure.at < (one.until if one.what == "link" else 1)
+            }
+            if len(gone) == self.workers:
+                raise UsageError(
+                    f"{len(gone) + 1} workers at least: {len(gone)} of them would be dead or cut off when {failure.at:.3g} "
+                    "of the rows are done, and nobody is left who gets on with the others"
+                )

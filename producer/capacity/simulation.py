@@ -17,6 +17,9 @@ from producer.capacity.scenario import Failure, Scenario
 from worker_config.errors import UsageError
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
+# What processes do every second is done less often, and more at a time, once it has been done so many times.
+EVEN_BEATS = 50_000
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -72,6 +75,7 @@ class Simulation:
             self._to_come += self._course(failure)
         self._to_come.sort(key=lambda one: one[0], reverse=True)
         self._forgotten: set[Worker] = set()
+        self._beating: set[Worker] = set()
         self._rows_by_time: list[tuple[float, int]] = []
 
     def run(self) -> Outcome:
@@ -82,7 +86,7 @@ class Simulation:
         """
         for worker in self._workers:
             worker.pull()
-        self._clock.after(1.0, self._tick)
+        self._clock.after(1.0, self._tick, 1.0)
         for job in self._jobs:
             self._clock.after(self._stage.costs.job_ms / 2e3, job.start)
         self._clock.run()
@@ -109,18 +113,23 @@ class Simulation:
             **({"cores": max(host.worked_seconds / host.cores for host in finite) / seconds} if finite else {}),
         }
 
-    def _tick(self) -> None:
-        """What processes do every second, whether there are chunks or not."""
+    def _tick(self, seconds: float) -> None:
+        """What processes do every second, whether there are chunks or not: that of the last seconds.
+
+        A worker that is not done with the last ones begins none, and alone they keep no job waiting.
+        """
         costs = self._stage.costs
-        if all(job.ended_at is not None for job in self._jobs):
+        if self._clock.is_idle or all(job.ended_at is not None for job in self._jobs):
             return
         for worker in self._workers:
-            if worker.is_alive:
+            if worker.is_alive and worker not in self._beating:
+                self._beating.add(worker)
                 main_ms = costs.worker_second.main_ms + costs.slot_second.main_ms * worker.slots
-                worker.main.ask(main_ms / 1e3, _nothing)
                 broker_ms = costs.worker_second.redis_ms + costs.slot_second.redis_ms * worker.slots
-                worker.broker.server.ask(broker_ms / 1e3, _nothing)
-        self._clock.after(1.0, self._tick)
+                to_broker = worker.broker.server.ask, seconds * broker_ms / 1e3, self._beating.discard, worker
+                worker.main.ask(seconds * main_ms / 1e3, *to_broker)
+        step = max(1.0, self._clock.now * len(self._workers) / EVEN_BEATS)
+        self._clock.after(step, self._tick, step)
 
     def _on_answer(self) -> None:
         answered = sum(job.rows_answered for job in self._jobs)
@@ -149,7 +158,7 @@ class Simulation:
 
     def _miss(self, worker: Worker) -> None:
         for job in self._jobs:
-            job.lose_worker(list(worker.in_hand))
+            job.lose_worker(worker.in_hand)
         self._clock.after(WORKER_TTL_SECONDS, self._forget, worker)
 
     def _forget(self, worker: Worker) -> None:
@@ -160,6 +169,8 @@ class Simulation:
         worker.broker.slots -= worker.slots
         for job in self._jobs:
             job.look()
+            if not worker.broker.slots:  # nobody serves its queue any more
+                job.lose_broker(worker.broker)
 
     def _mend(self, worker: Worker) -> None:
         self._clock.after(LINK_BACK_SECONDS, self._be_back, worker)
@@ -192,7 +203,3 @@ class Simulation:
 
 def _shares(amount: int, among: int) -> list[int]:
     return [amount // among + (number < amount % among) for number in range(among)]
-
-
-def _nothing() -> None:
-    pass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -96,7 +97,7 @@ def plan(
         one_host=one_host,
         variation=VARIATION,
         network_ms=0.0 if one_host else network_ms,
-        failures=[_failure(text) for text in fails],
+        failures=_failures(fails, workers, brokers),
     )
     found = forecast(scenario, read_costs(costs))
     click.echo(lines(found, scenario))
@@ -119,6 +120,19 @@ def _row_seconds(
     if chunk_rows is None or chunk_rows < 1:
         raise UsageError("--chunk-seconds are those of --chunk-rows: give how many rows a chunk has, 1 at least")
     return chunk_seconds / chunk_rows
+
+
+def _failures(texts: Sequence[str], workers: int, brokers: int) -> list[Failure]:
+    """Each of another worker, or broker, from the last one on: workers belong to brokers in turn."""
+    failures: list[Failure] = []
+    for text in texts:
+        failure = _failure(text)
+        kind, there = ("brokers", brokers) if failure.what == "broker" else ("workers", workers)
+        before = sum((one.what == "broker") == (failure.what == "broker") for one in failures)
+        if before >= there:
+            raise UsageError(f"--fail is {text!r}: each is of others, and there are {there} {kind}; give more --{kind}")
+        failures.append(replace(failure, worker=-1 - before))
+    return failures
 
 
 def _failure(text: str) -> Failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -14,13 +15,16 @@ import pytest
 from producer.broker import broker_channel
 from producer.capacity import costs as capacity_costs
 from producer.capacity import job
+from producer.capacity import simulation as simulation_of
 from producer.capacity.costs import FREE, Costs, Work, read_costs
 from producer.capacity.events import Clock, Host, Server
 from producer.capacity.forecast import forecast
+from producer.capacity.parts import LINK_BACK_SECONDS
 from producer.capacity.scenario import Failure, Scenario
 from producer.capacity.simulation import Outcome, Simulation
 from producer.job import dispatcher, runner
 from worker_config.errors import UsageError
+from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 # Near those of a real machine.
 USUAL = Costs(Work(0.4, 0.25, 1.0, 1.6), Work(0.3, 0.05, 0.3), hop_ms=0.1, job_ms=10.0)
@@ -178,6 +182,75 @@ def test_a_worker_that_is_cut_off_is_missed_until_it_is_back() -> None:
     assert 1.4 * usual.seconds < outcome.seconds < 1.5 * usual.seconds + 2.0
 
 
+@pytest.mark.parametrize("failure", [Failure("worker", 0.3), Failure("link", 0.1, 0.5)])
+@pytest.mark.parametrize("number", [2, 3])
+def test_what_lies_with_a_broker_that_has_lost_its_only_worker_goes_to_the_others(
+    number: int, failure: Failure
+) -> None:
+    scenario = replace(SLEEPING, rows=200, row_seconds=1.0, slots=number, workers=number, brokers=number)
+    outcome = run(replace(scenario, failures=[failure]), USUAL)
+
+    # One slot's chunk and one that waits for it, and those that lie in the queue until its record expires.
+    assert outcome.chunks_again > 2
+    assert outcome.rows_by_time[-1][1] == scenario.rows
+    gone = (1.0 if failure.what == "worker" else failure.until) - failure.at
+    assert outcome.seconds < 200 / number * (1 + gone / (number - 1)) + WORKER_TTL_SECONDS + LINK_BACK_SECONDS
+
+
+def test_chunks_of_dead_workers_go_to_a_broker_that_has_some_though_it_is_away() -> None:
+    scenario = replace(SLEEPING, rows=800, brokers=2)
+    failures = [Failure("worker", 0.1), Failure("broker", 0.8, worker=0)]
+    outcome = run(replace(scenario, failures=failures, slots=4), USUAL)
+    assert outcome.rows_by_time[-1][1] == scenario.rows
+
+
+def test_what_processes_do_every_second_keeps_no_simulation_alive() -> None:
+    simulation = Simulation(replace(SLEEPING, rows=10), replace(USUAL, worker_second=Work(main_ms=1.0)))
+    for worker in simulation._workers:
+        worker.fail()
+    with pytest.raises(UsageError, match="would never be done"):
+        simulation.run()
+
+
+def test_what_processes_do_every_second_costs_the_same_however_seldom_it_is_reckoned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenario = replace(SLEEPING, rows=64, row_seconds=500.0, workers=16)
+    costs = replace(FREE, worker_second=Work(main_ms=100.0, redis_ms=5.0))
+    every_second = run(scenario, costs)
+    monkeypatch.setattr(simulation_of, "EVEN_BEATS", 800)
+    seldom = run(scenario, costs)
+
+    assert seldom.seconds == pytest.approx(every_second.seconds, rel=0.01)
+    assert seldom.used == pytest.approx(every_second.used, rel=0.1)
+
+
+def test_a_job_of_years_is_simulated_in_few_more_steps_than_one_of_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulation_of, "EVEN_BEATS", 500)
+    calls = []
+    for row_seconds in (1e3, 1e6):
+        simulation = Simulation(replace(SLEEPING, rows=32, row_seconds=row_seconds), replace(USUAL, job_ms=0.0))
+        tick, count = simulation._tick, [0]
+
+        def counted(seconds: float, tick: Callable[[float], None] = tick, count: list[int] = count) -> None:
+            count[0] += 1
+            tick(seconds)
+
+        simulation._tick = counted  # type: ignore[method-assign]
+        simulation.run()
+        calls += count
+    assert calls[1] < 5 * calls[0]
+
+
+def test_a_lost_workers_chunks_are_in_the_order_in_which_it_took_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = list[int]()
+    monkeypatch.setattr(job.SimulatedJob, "lose_worker", lambda _, chunks: held.extend(one.index for one in chunks))
+    with pytest.raises(UsageError, match="would never be done"):
+        run(replace(SLEEPING, slots=200, failures=[Failure("worker", 0.01)]), USUAL)
+    assert len(held) >= 100
+    assert held == sorted(held)
+
+
 def test_several_things_fail_one_after_the_other() -> None:
     failures = [Failure("worker", 0.5), Failure("link", 0.1, 0.4, worker=0)]
     outcome = run(replace(SLEEPING, failures=failures), USUAL)
@@ -249,8 +322,10 @@ def test_what_is_told_to_change_lifts_the_limit(limit: str, scenario: Scenario, 
         ({"workers": 17}, "17 workers have only 16 slots"),
         ({"brokers": 3}, "3 brokers have only 2 workers"),
         ({"producers": 401}, "401 producers have only 400 rows"),
-        ({"workers": 1, "failures": [Failure("worker", 0.5)]}, "the only worker"),
-        ({"workers": 1, "failures": [Failure("link", 0.2, 0.5)]}, "the only worker cannot be cut off"),
+        ({"workers": 1, "failures": [Failure("worker", 0.5)]}, "2 workers at least: 1 of them"),
+        ({"workers": 1, "failures": [Failure("link", 0.2, 0.5)]}, "2 workers at least: 1 of them"),
+        ({"failures": [Failure("worker", 0.5), Failure("link", 0.4, 0.6, 0)]}, "3 workers at least: 2 of them"),
+        ({"failures": [Failure("worker", 0.5, worker=2)]}, "worker 2 is to fail: there are 2"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong: dict[str, float], says: str) -> None:

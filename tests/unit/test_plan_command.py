@@ -72,7 +72,9 @@ def test_rows_may_be_timed_one_by_one_by_the_second_or_by_the_chunk(costs: Path)
         (["--cores-per-host", "0"], "cores_per_host is 0.0"),
         (["--fail", "redis@10%"], "--fail is 'redis@10%': give worker@P% or broker@P%"),
         (["--fail", "worker@100%"], "with P less than 100"),
-        (["--fail", "worker@10%", "--workers", "1"], "the only worker cannot be the one that fails"),
+        (["--fail", "worker@10%", "--workers", "1"], "2 workers at least: 1 of them would be dead or cut off"),
+        (["--fail", "worker@10%", "--fail", "worker@30%"], "3 workers at least: 2 of them would be dead or cut off"),
+        (["--fail", "broker@1%", "--fail", "broker@1%"], "each is of others, and there are 1 brokers"),
         (["--costs", "nowhere.json"], "nowhere.json: no costs of a capacity plan"),
     ],
 )
@@ -82,6 +84,19 @@ def test_what_cannot_be_planned_is_told_in_one_line(costs: Path, words: list[str
     assert isinstance(result.exception, UsageError)
     assert says in str(result.exception)
     assert len(str(result.exception).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "fails", [["worker@30%", "worker@60%"], ["link@10%-30%", "link@20%-60%"], ["broker@30%", "broker@30%"]]
+)
+def test_each_failure_of_a_kind_hits_another_one(costs: Path, fails: list[str]) -> None:
+    words = ["--rows", "500", "--row-seconds", "1", "--slots", "6", "--workers", "3", "--brokers", "3", "--json"]
+    one, both = (
+        json.loads(plan(costs, *words, *(f"--fail={fail}" for fail in some)).output.splitlines()[-1])
+        for some in (fails[:1], fails)
+    )
+    assert both["failure_seconds"] > 1.2 * one["failure_seconds"]
+    assert both["chunks_sent_again"] > one["chunks_sent_again"]
 
 
 @pytest.mark.parametrize("timed", [[], ["--chunk-seconds", "3"]])
