@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from producer.capacity.costs import Costs
+from producer.capacity.job import chunk_sizer
 from producer.capacity.scenario import Scenario
 from producer.capacity.simulation import Outcome, Simulation
+from producer.scheduling.window import Window
 
 # A larger data set goes on as its first chunks went, so many at least, and so many for each slot.
 SIMULATED_CHUNKS = 20_000
@@ -30,8 +32,8 @@ class Forecast:
     Attributes:
         seconds: from submit to the last answer.
         rows_per_second: of all producers together.
-        chunks: how many there are; `chunk_rows` in each, but for the last ones.
-        chunk_seconds: of one in its slot.
+        chunks: how many there are; `chunk_rows` in each, but for the first and the last ones.
+        chunk_seconds: of such a one in its slot, where it may share the cores with others.
         slots_busy: the share of all slots' time in which they run chunks; of a slot that has died, too.
         wait_p50_seconds: from sending a chunk until a slot begins it, the median; `wait_p95_seconds`, of 95 %.
         used: the share of time in which the busiest of each kind of process works, or of the cores of a host; without
@@ -46,7 +48,7 @@ class Forecast:
     seconds: float
     rows_per_second: float
     chunks: int
-    chunk_rows: float
+    chunk_rows: int
     chunk_seconds: float
     slots_busy: float
     wait_p50_seconds: float
@@ -66,26 +68,25 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
         UsageError: it would never be done.
     """
     most_chunks = max(SIMULATED_CHUNKS, SIMULATED_CHUNKS_PER_SLOT * scenario.slots)
-    most_rows = math.ceil(most_chunks * max(1.0, _chunk_rows(scenario)))
+    most_rows = max(scenario.producers, most_chunks * _chunk_rows(scenario))
     simulated = replace(scenario, rows=min(scenario.rows, most_rows))
-    outcome = usual = Simulation(simulated, costs).run()
+    rows_left = scenario.rows - simulated.rows
+    outcome = usual = Simulation(replace(simulated, failures=()), costs).run()
     failure_seconds = None
     if scenario.failures:
-        usual = Simulation(replace(simulated, failures=()), costs).run()
-        # A worker is missed for a share of the data set, however large that is; a broker for some seconds.
-        for_long = any(one.what != "broker" for one in scenario.failures)
-        times = scenario.rows / simulated.rows if for_long else 1.0
-        failure_seconds = (outcome.seconds - usual.seconds) * times
-    seconds = usual.seconds + _seconds_of(scenario.rows - simulated.rows, usual) + (failure_seconds or 0.0)
+        outcome = Simulation(simulated, costs).run()
+        failure_seconds = outcome.seconds - usual.seconds
+        if rows_left:
+            failure_seconds += rows_left * _seconds_missed(simulated, outcome, usual, costs)
+    seconds = usual.seconds + _seconds_of(rows_left, usual) + (failure_seconds or 0.0)
     limit = max(usual.used, key=usual.used.__getitem__)
-    chunk_rows = simulated.rows / outcome.chunks
-    chunk_seconds = chunk_rows * scenario.row_seconds
+    chunk_rows = usual.chunk_rows
     return Forecast(
         seconds=seconds,
         rows_per_second=scenario.rows / seconds,
-        chunks=round(scenario.rows / chunk_rows),
+        chunks=usual.chunks + round(rows_left / chunk_rows),
         chunk_rows=chunk_rows,
-        chunk_seconds=chunk_seconds,
+        chunk_seconds=usual.slot_seconds * chunk_rows / simulated.rows,
         slots_busy=outcome.slots_busy,
         wait_p50_seconds=_percentile(outcome.waits, 0.5),
         wait_p95_seconds=_percentile(outcome.waits, 0.95),
@@ -98,10 +99,28 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
     )
 
 
-def _chunk_rows(scenario: Scenario) -> float:
-    if scenario.chunk_rows is not None:
-        return scenario.chunk_rows
-    return scenario.chunk_seconds / scenario.row_seconds if scenario.row_seconds else 1.0
+def _seconds_missed(simulated: Scenario, outcome: Outcome, usual: Outcome, costs: Costs) -> float:
+    """What failures cost for each row more: a worker is missed for a share of them all, however many there are.
+
+    What a broker's cost is the same for any data set, and so is the time until chunks are sent again.
+    """
+    missed = [one for one in simulated.failures if one.what != "broker"]
+    if not missed:
+        return 0.0
+    whole = replace(simulated, failures=missed)
+    if len(missed) < len(simulated.failures):
+        outcome = Simulation(whole, costs).run()
+    half = replace(whole, rows=max(whole.producers, whole.rows // 2))
+    rows = max(1, whole.rows - half.rows)
+    seconds = outcome.seconds - Simulation(half, costs).run().seconds
+    return max(0.0, seconds - _seconds_of(rows, usual)) / rows
+
+
+def _chunk_rows(scenario: Scenario) -> int:
+    """Of a chunk, about, once it is known how long slots take that share the cores of their host."""
+    slots = scenario.slots / (1 if scenario.one_host else scenario.workers)
+    times = max(1.0, slots / scenario.cores_per_host) if scenario.computes else 1.0
+    return chunk_sizer(scenario, times).next_rows(None, scenario.slots, Window(scenario.slots).chunk_bytes)
 
 
 def _seconds_of(rows: int, outcome: Outcome) -> float:
@@ -124,7 +143,7 @@ def _advice(scenario: Scenario, outcome: Outcome, limit: str, chunk_rows: float)
             return ["more slots: they limit, and are busy"]
         if outcome.chunks < LEAST_CHUNKS_PER_SLOT * scenario.slots:
             return ["fewer slots: of so few chunks not all get their share"]
-        return [longer.format(math.ceil(2 * chunk_rows), chunk_rows) + "; slots wait between two as long as these take"]
+        return [longer.format(2 * chunk_rows, chunk_rows) + "; slots wait between two as long as these take"]
     if limit == "cores":
         return ["more hosts, or more cores in each: models and the processes beside them have all there are"]
     advice = []

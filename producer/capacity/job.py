@@ -13,6 +13,7 @@ from typing import cast
 
 from producer.capacity.events import Host, Server
 from producer.capacity.parts import Broker, SimulatedChunk, Stage
+from producer.capacity.scenario import Scenario
 from producer.scheduling.chunk_sizer import ChunkSizer
 from producer.scheduling.open_chunk import OpenChunk
 from producer.scheduling.stragglers import Stragglers
@@ -27,6 +28,18 @@ COLLECT_SECONDS = 0.008
 # What a chunk costs a producer falls to its sending and its answer alike.
 _HALF = 0.5
 _MIB = 2**20
+
+
+def chunk_sizer(scenario: Scenario, times: float = 1.0) -> ChunkSizer:
+    """What cuts its chunks, where rows take so many times as long in a slot as alone."""
+    return ChunkSizer(
+        1,
+        scenario.row_bytes,
+        batch_seconds=scenario.row_seconds * times,
+        store="redis" if scenario.row_bytes else "slices",
+        fixed_rows=scenario.chunk_rows,
+        chunk_seconds=scenario.chunk_seconds,
+    )
 
 
 class SimulatedJob:
@@ -51,14 +64,7 @@ class SimulatedJob:
         self._rows, self._left = rows, rows
         self._window = Window(scenario.slots)
         self._window.share = 1 / scenario.producers
-        self._sizer = ChunkSizer(
-            1,
-            scenario.row_bytes,
-            batch_seconds=scenario.row_seconds,
-            store="redis" if scenario.row_bytes else "slices",
-            fixed_rows=scenario.chunk_rows,
-            chunk_seconds=scenario.chunk_seconds,
-        )
+        self._sizer = chunk_sizer(scenario)
         self._half = costs.chunk.producer_ms * _HALF / 1e3
         self._look_seconds = (costs.worker_second.producer_ms + costs.slot_second.producer_ms * scenario.slots) / 1e3
         self._round_trip = 2 * stage.to_broker_seconds
@@ -153,6 +159,7 @@ class SimulatedJob:
                 in_flight,
             )
             self.open[chunk.index] = chunk
+            self._stage.sizes.append(rows)
             self.chunks_sent += 1
             self._left -= rows
             window.sent(in_flight)
@@ -202,10 +209,10 @@ class SimulatedJob:
                 continue  # a second answer
             self._in_flight[opened.broker] -= 1
             self.rows_answered += chunk.rows
-            self._window.answered(chunk.bytes_in_flight, chunk.seconds)
-            self._sizer.answered(chunk.rows, chunk.seconds, 0)
+            self._window.answered(chunk.bytes_in_flight, chunk.lasted_seconds)
+            self._sizer.answered(chunk.rows, chunk.lasted_seconds, 0)
             # It reads no more than index and rows, where nothing else is open.
-            self._stragglers.answered(cast("OpenChunk", chunk), chunk.seconds, 0.0, self._none_waits)
+            self._stragglers.answered(cast("OpenChunk", chunk), chunk.lasted_seconds, 0.0, self._none_waits)
             self._held_back += 1
         while self._held_back and self._first_open not in self.open:
             self._first_open += 1

@@ -28,7 +28,7 @@ LINK_BACK_SECONDS = 2.0
 
 @dataclass(slots=True, eq=False)
 class SimulatedChunk:
-    """A chunk on its way; times are simulated seconds."""
+    """A chunk on its way; times are simulated seconds: `seconds` of a core, and those that it lasted in its slot."""
 
     index: int
     rows: int
@@ -40,16 +40,18 @@ class SimulatedChunk:
     bytes_in_flight: int = 0
     sent_at: float = 0.0
     began_at: float | None = None
+    lasted_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What all processes share: the clock, the costs, the ways between hosts."""
+    """What all processes share: the clock, the costs, the ways between hosts; what becomes of chunks."""
 
     clock: Clock
     costs: Costs
     scenario: Scenario
     waits: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
     @property
     def to_broker_seconds(self) -> float:
@@ -224,7 +226,8 @@ class Worker:
     def _ran(self, chunk: SimulatedChunk, began_at: float) -> None:
         if not self.is_alive:
             return
-        self.slot_seconds += self._stage.clock.now - began_at
+        chunk.lasted_seconds = self._stage.clock.now - began_at
+        self.slot_seconds += chunk.lasted_seconds
         self._host.compute(self._half_child, self._ask_answer, chunk)
 
     def _ask_answer(self, chunk: SimulatedChunk) -> None:

@@ -109,6 +109,6 @@ class Scenario:
             }
             if len(gone) == self.workers:
                 raise UsageError(
-                    f"{len(gone) + 1} workers at least: {len(gone)} of them would be dead or cut off when {failure.at:.3g} "
-                    "of the rows are done, and nobody is left who gets on with the others"
+                    f"{len(gone) + 1} workers at least: {len(gone)} of them would be dead or cut off when "
+                    f"{failure.at * 100:g} % are done, and nobody would be left who gets on with the others"
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 from producer.capacity.costs import Costs
 from producer.capacity.events import Clock, Host
@@ -28,7 +29,8 @@ class Outcome:
     Attributes:
         seconds: from submit to the last answer, of all jobs.
         chunks: that were sent; `chunks_again` of them once more.
-        slots_busy: the share of all slots' time in which they ran chunks.
+        chunk_rows: of one of them, the median.
+        slots_busy: the share of all slots' time in which they ran chunks; `slot_seconds` is that time.
         waits: seconds of each chunk from being sent to its beginning in a slot, sorted.
         used: the share of the time in which the busiest process of each kind had something to do; of `cores`, of the
             busiest host.
@@ -38,7 +40,9 @@ class Outcome:
     seconds: float
     chunks: int
     chunks_again: int
+    chunk_rows: int
     slots_busy: float
+    slot_seconds: float
     waits: Sequence[float]
     used: dict[str, float]
     rows_by_time: Sequence[tuple[float, int]]
@@ -93,11 +97,14 @@ class Simulation:
         if any(job.ended_at is None for job in self._jobs):
             raise UsageError("the data set would never be done: no slot is left")
         seconds = self._clock.now + self._stage.costs.job_ms / 2e3
+        slot_seconds = sum(worker.slot_seconds for worker in self._workers)
         return Outcome(
             seconds,
             sum(job.chunks_sent for job in self._jobs),
             sum(job.chunks_again for job in self._jobs),
-            sum(worker.slot_seconds for worker in self._workers) / self._scenario.slots / seconds,
+            median_high(self._stage.sizes),
+            slot_seconds / self._scenario.slots / seconds,
+            slot_seconds,
             sorted(self._stage.waits),
             self._used(seconds),
             self._rows_by_time,
@@ -110,7 +117,11 @@ class Simulation:
             "producers": max(job.server.busy_seconds for job in self._jobs) / seconds,
             "brokers": max(broker.server.busy_seconds for broker in self._brokers) / seconds,
             "main processes": max(worker.main.busy_seconds for worker in self._workers) / seconds,
-            **({"cores": max(host.worked_seconds / host.cores for host in finite) / seconds} if finite else {}),
+            **(
+                {"cores": min(1.0, max(host.worked_seconds / host.cores for host in finite) / seconds)}
+                if finite
+                else {}
+            ),
         }
 
     def _tick(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from producer.broker import broker_channel
 from producer.capacity import costs as capacity_costs
+from producer.capacity import forecast as forecast_of
 from producer.capacity import job
 from producer.capacity import simulation as simulation_of
 from producer.capacity.costs import FREE, Costs, Work, read_costs
@@ -287,6 +288,66 @@ def test_a_large_data_set_goes_on_as_its_beginning_does() -> None:
 
     assert found.simulated_rows < scenario.rows
     assert found.seconds == pytest.approx(run(scenario, USUAL).seconds, rel=0.01)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few chunks are simulated, so that a whole data set can be simulated beside that."""
+    monkeypatch.setattr(forecast_of, "SIMULATED_CHUNKS", 1_000)
+    monkeypatch.setattr(forecast_of, "SIMULATED_CHUNKS_PER_SLOT", 20)
+
+
+@pytest.mark.usefixtures("few")
+def test_of_chunks_that_their_bytes_limit_no_more_are_simulated_than_of_others() -> None:
+    scenario = Scenario(rows=1_000_000, row_seconds=0.01, slots=4, workers=2, row_bytes=3e6, variation=0.1)
+    found = forecast(scenario, USUAL)
+    assert (found.chunk_rows, found.chunks) == (1, 1_000_000)
+    assert found.simulated_rows == 1_000
+
+
+@pytest.mark.usefixtures("few")
+def test_slots_that_share_cores_have_chunks_of_what_they_take_there() -> None:
+    scenario = Scenario(rows=100_000, row_seconds=0.005, slots=16, workers=2, cores_per_host=1, variation=0.1)
+    found = forecast(scenario, USUAL)
+    assert found.limit == "cores"
+    assert found.chunk_seconds == pytest.approx(0.25, rel=0.4)
+    assert found.chunk_seconds == pytest.approx(8 * found.chunk_rows * scenario.row_seconds, rel=0.4)
+    assert found.simulated_rows == pytest.approx(1_000 * found.chunk_rows, rel=0.4)
+    assert found.used["cores"] <= 1
+
+
+@pytest.mark.usefixtures("few")
+def test_the_chunks_that_are_not_simulated_are_as_large_as_full_ones() -> None:
+    scenario = Scenario(rows=500_000, row_seconds=0.0025, slots=32, workers=2, variation=0.1)
+    found, whole = forecast(scenario, USUAL), run(scenario, USUAL)
+    assert found.simulated_rows < 0.3 * scenario.rows
+    assert found.chunks == pytest.approx(whole.chunks, rel=0.01)
+    assert (found.chunk_rows, found.chunk_seconds) == pytest.approx((100, 0.25), rel=0.03)
+
+
+def test_a_last_chunk_that_is_smaller_makes_the_others_no_smaller() -> None:
+    found = forecast(replace(SLEEPING, rows=10, slots=2, chunk_rows=3), USUAL)
+    assert (found.chunks, found.chunk_rows, found.chunk_seconds) == (4, 3, pytest.approx(0.75))
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    ("brokers", "failures"),
+    [
+        (2, [Failure("worker", 0.9), Failure("broker", 0.3)]),
+        (4, [Failure("worker", 0.9)]),  # 20 s until what lies with its broker is sent again
+        (1, [Failure("link", 0.3, 0.6)]),
+    ],
+)
+def test_of_a_larger_data_set_what_lasts_for_a_share_of_it_is_longer_alone(
+    brokers: int, failures: list[Failure]
+) -> None:
+    scenario = Scenario(rows=10_000, row_seconds=0.25, slots=16, workers=4, brokers=brokers, chunk_rows=1)
+    found = forecast(replace(scenario, failures=failures), USUAL)
+    whole = run(replace(scenario, failures=failures), USUAL).seconds
+    assert found.simulated_rows == 1_000
+    assert found.failure_seconds == pytest.approx(whole - run(scenario, USUAL).seconds, abs=6.0)
+    assert found.seconds == pytest.approx(whole, rel=0.03)
 
 
 @pytest.mark.parametrize(
