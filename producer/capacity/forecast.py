@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from producer.capacity.advice import advise, limit_of
 from producer.capacity.costs import Costs
 from producer.capacity.job import chunk_sizer
 from producer.capacity.scenario import Scenario
@@ -20,9 +22,8 @@ SIMULATED_CHUNKS = 20_000
 SIMULATED_CHUNKS_PER_SLOT = 20
 # The shares of the rows between which a job goes on evenly.
 _EVEN = 0.4, 0.9
-# What the advice makes of the kind that limits.
-AIMED_USE = 0.8
-LEAST_CHUNKS_PER_SLOT = 4
+# Of a system that may be advised as many, at most.
+_ADVISED = 0.6
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Forecast:
         wait_p50_seconds: from sending a chunk until a slot begins it, the median; `wait_p95_seconds`, of 95 %.
         used: the share of time in which the busiest of each kind of process works, or of the cores of a host; without
             failures, as the next two.
-        limit: the kind with the highest.
+        limit: the kind with the highest, `chunks` or `latency`.
         advice: what to change, a line each.
         simulated_rows: of the data set, that were simulated; the others go on at their rate.
         failure_seconds: how much longer it takes since something died; None where nothing does.
@@ -67,9 +68,7 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
     Raises:
         UsageError: it would never be done.
     """
-    most_chunks = max(SIMULATED_CHUNKS, SIMULATED_CHUNKS_PER_SLOT * scenario.slots)
-    most_rows = max(scenario.producers, most_chunks * _chunk_rows(scenario))
-    simulated = replace(scenario, rows=min(scenario.rows, most_rows))
+    simulated = _beginning(scenario)
     rows_left = scenario.rows - simulated.rows
     outcome = usual = Simulation(replace(simulated, failures=()), costs).run()
     failure_seconds = None
@@ -78,9 +77,10 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
         failure_seconds = outcome.seconds - usual.seconds
         if rows_left:
             failure_seconds += rows_left * _seconds_missed(simulated, outcome, usual, costs)
-    seconds = usual.seconds + _seconds_of(rows_left, usual) + (failure_seconds or 0.0)
-    limit = max(usual.used, key=usual.used.__getitem__)
-    chunk_rows = usual.chunk_rows
+    usual_seconds = usual.seconds + _seconds_of(rows_left, usual)
+    seconds = usual_seconds + (failure_seconds or 0.0)
+    limit, chunk_rows = limit_of(scenario, usual), usual.chunk_rows
+    never_failing = replace(scenario, failures=())
     return Forecast(
         seconds=seconds,
         rows_per_second=scenario.rows / seconds,
@@ -92,11 +92,25 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
         wait_p95_seconds=_percentile(outcome.waits, 0.95),
         used=usual.used,
         limit=limit,
-        advice=_advice(scenario, usual, limit, chunk_rows),
+        advice=advise(never_failing, usual, limit, usual_seconds, partial(_usual_seconds, costs=costs)),
         simulated_rows=simulated.rows,
         failure_seconds=failure_seconds,
         chunks_sent_again=outcome.chunks_again,
     )
+
+
+def _beginning(scenario: Scenario, share: float = 1.0) -> Scenario:
+    """As much of its data set as is simulated, or such a share of that."""
+    most_chunks = share * max(SIMULATED_CHUNKS, SIMULATED_CHUNKS_PER_SLOT * scenario.slots)
+    most_rows = max(scenario.producers, math.ceil(most_chunks * _chunk_rows(scenario)))
+    return replace(scenario, rows=min(scenario.rows, most_rows))
+
+
+def _usual_seconds(scenario: Scenario, costs: Costs) -> float:
+    """Of one without failures that may be advised."""
+    simulated = _beginning(scenario, _ADVISED)
+    outcome = Simulation(simulated, costs).run()
+    return outcome.seconds + _seconds_of(scenario.rows - simulated.rows, outcome)
 
 
 def _seconds_missed(simulated: Scenario, outcome: Outcome, usual: Outcome, costs: Costs) -> float:
@@ -134,28 +148,3 @@ def _seconds_of(rows: int, outcome: Outcome) -> float:
 
 def _percentile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))]
-
-
-def _advice(scenario: Scenario, outcome: Outcome, limit: str, chunk_rows: float) -> list[str]:
-    longer = "longer chunks: --chunk-rows {:,} in place of {:,.0f}"
-    if limit == "slots":
-        if outcome.slots_busy >= AIMED_USE:
-            return ["more slots: they limit, and are busy"]
-        if outcome.chunks < LEAST_CHUNKS_PER_SLOT * scenario.slots:
-            return ["fewer slots: of so few chunks not all get their share"]
-        return [longer.format(2 * chunk_rows, chunk_rows) + "; slots wait between two as long as these take"]
-    if limit == "cores":
-        return ["more hosts, or more cores in each: models and the processes beside them have all there are"]
-    advice = []
-    if scenario.row_bytes:
-        advice.append("rows in files that workers read, or a spool folder, so that they pass neither: --row-bytes 0")
-    # With every slot busy, the limiting kind would have so many times the work that it can do.
-    over = outcome.used[limit] / max(1e-9, outcome.slots_busy) / AIMED_USE
-    advice.append(longer.format(math.ceil(chunk_rows * over), chunk_rows))
-    option, now, how = {
-        "producers": ("producers", scenario.producers, "each with a job of its own, of a part of the rows"),
-        "brokers": ("brokers", scenario.brokers, "by several URLs in CELERIAC_BROKER_URL"),
-        "main processes": ("workers", scenario.workers, "with as many slots in all"),
-    }[limit]
-    advice.append(f"or --{option} {math.ceil(now * over)} in place of {now}, {how}")
-    return advice

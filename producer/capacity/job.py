@@ -52,7 +52,7 @@ class SimulatedJob:
     """
 
     def __init__(
-        self, stage: Stage, host: Host, rows: int, brokers: Sequence[Broker], on_answer: Callable[[], object]
+        self, stage: Stage, host: Host, rows: int, brokers: Sequence[Broker], on_answer: Callable[[int], object]
     ) -> None:
         costs, scenario = stage.costs, stage.scenario
         self.server: Server = Server(stage.clock, host)
@@ -204,6 +204,7 @@ class SimulatedJob:
         self.server.ask(seconds, self._joined, chunks, holds=self._round_trip)
 
     def _joined(self, chunks: list[SimulatedChunk]) -> None:
+        answered_before = self.rows_answered
         for chunk in chunks:
             if (opened := self.open.pop(chunk.index, None)) is None:
                 continue  # a second answer
@@ -221,7 +222,7 @@ class SimulatedJob:
         if self._window.share != 1 and now - self._looked_late_at >= STRAGGLER_LOOK_SECONDS:
             self._looked_late_at = now
             self._window.waiting(sum(broker.queued for broker in self._brokers))
-        self._on_answer()
+        self._on_answer(self.rows_answered - answered_before)
         self._step()
 
     def _send_late(self) -> None:

@@ -81,6 +81,7 @@ class Simulation:
         self._forgotten: set[Worker] = set()
         self._beating: set[Worker] = set()
         self._rows_by_time: list[tuple[float, int]] = []
+        self._answered = 0
 
     def run(self) -> Outcome:
         """To the end of the last job.
@@ -142,8 +143,9 @@ class Simulation:
         step = max(1.0, self._clock.now * len(self._workers) / EVEN_BEATS)
         self._clock.after(step, self._tick, step)
 
-    def _on_answer(self) -> None:
-        answered = sum(job.rows_answered for job in self._jobs)
+    def _on_answer(self, rows: int) -> None:
+        self._answered += rows
+        answered = self._answered
         step = len(self._rows_by_time) + 1
         if answered * 100 >= step * self._scenario.rows:
             self._rows_by_time.append((self._clock.now, answered))

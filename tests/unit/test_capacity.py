@@ -366,7 +366,7 @@ def test_what_is_told_to_change_lifts_the_limit(limit: str, scenario: Scenario, 
     found_longer = forecast(replace(scenario, rows=scenario.rows * chunk_rows, chunk_rows=chunk_rows), USUAL)
     assert found_longer.slots_busy > found.slots_busy
     assert found_longer.used[limit] < found.used[limit]
-    count = int(more.split(option)[1].split()[0])
+    count = int(more.split(option)[1].split()[0].replace(",", ""))
     found_more = forecast(replace(scenario, **{option.removeprefix("--"): count}), USUAL)
     assert found_more.slots_busy > 1.3 * found.slots_busy
 
