@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ class Costs:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
+# The fields of `Costs` that are not by kind of process.
+_OTHERS = {"hop_ms", "job_ms", "measured"}
+# No cost is a minute.
+MAX_MS = 60_000
+
 # A system whose processes cost nothing.
 FREE = Costs(Work())
 
@@ -68,12 +73,39 @@ def read_costs(path: Path = PACKAGED) -> Costs:
         UsageError: it cannot be read, or is no such file.
     """
     try:
-        fields: Any = json.loads(path.read_text())
-        works = {
-            name: Work(**value) for name, value in fields.items() if isinstance(value, dict) and name != "measured"
-        }
-        return Costs(**{**fields, **works})
+        return _costs(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path}: no costs of a capacity plan: {error}; python -m benchmarks.capacity_costs writes them"
+            f"{path}: no costs of a capacity plan: {error}; python -m benchmarks.capacity_costs --write writes them"
         ) from error
+
+
+def _costs(values: Any) -> Costs:
+    """As in a file: with all fields, and none else.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are no costs.
+    """
+    _check_names("the file", values, Costs)
+    works = {
+        name: Work(
+            **{kind: _milliseconds(f"{name}.{kind}", ms) for kind, ms in _check_names(name, value, Work).items()}
+        )
+        for name, value in values.items()
+        if name not in _OTHERS
+    }
+    hop_ms, job_ms = (_milliseconds(name, values[name]) for name in ("hop_ms", "job_ms"))
+    return Costs(**works, hop_ms=hop_ms, job_ms=job_ms, measured=values["measured"])
+
+
+def _check_names(what: str, values: Any, kind: type) -> dict[str, Any]:
+    names = [one.name for one in fields(kind)]
+    if not isinstance(values, dict) or sorted(values) != sorted(names):
+        raise ValueError(f"{what} must be an object of {', '.join(names)}")
+    return values
+
+
+def _milliseconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MAX_MS:
+        raise ValueError(f"{name} is {value!r}: it must be a number from 0 to {MAX_MS:,}")
+    return float(value)

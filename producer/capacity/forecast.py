@@ -20,6 +20,9 @@ from producer.scheduling.window import Window
 # A larger data set goes on as its first chunks went, so many at least, and so many for each slot.
 SIMULATED_CHUNKS = 20_000
 SIMULATED_CHUNKS_PER_SLOT = 20
+# Of a very large system fewer for each slot, once these are simulated.
+_MANY_CHUNKS = 200_000
+_LEAST_CHUNKS_PER_SLOT = 8
 # The shares of the rows between which a job goes on evenly.
 _EVEN = 0.4, 0.9
 # Of a system that may be advised as many, at most.
@@ -101,7 +104,8 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
 
 def _beginning(scenario: Scenario, share: float = 1.0) -> Scenario:
     """As much of its data set as is simulated, or such a share of that."""
-    most_chunks = share * max(SIMULATED_CHUNKS, SIMULATED_CHUNKS_PER_SLOT * scenario.slots)
+    many = max(_MANY_CHUNKS, _LEAST_CHUNKS_PER_SLOT * scenario.slots)
+    most_chunks = share * max(SIMULATED_CHUNKS, min(many, SIMULATED_CHUNKS_PER_SLOT * scenario.slots))
     most_rows = max(scenario.producers, math.ceil(most_chunks * _chunk_rows(scenario)))
     return replace(scenario, rows=min(scenario.rows, most_rows))
 

@@ -10,6 +10,10 @@ from typing import Literal
 from producer.scheduling.chunk_sizer import CHUNK_SECONDS
 from worker_config.errors import UsageError
 
+# What a plan takes: what is larger would be simulated for minutes, or is none that Redis has room for.
+MOST = {"rows": 10**15, "slots": 50_000, "producers": 10_000, "row_seconds": 1e6, "row_bytes": 2**29, "network_ms": 6e4}
+LEAST_CORES = 0.01
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -84,8 +88,11 @@ class Scenario:
         for name in ("row_seconds", "row_bytes", "network_ms"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} is {getattr(self, name)}: it must be at least 0, and not endless")
-        if not self.cores_per_host > 0:
-            raise UsageError(f"cores_per_host is {self.cores_per_host}: it must be more than 0")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise UsageError(f"{name} is more than {most:,}, which is no more planned: plan a part of that system")
+        if not self.cores_per_host >= LEAST_CORES:
+            raise UsageError(f"cores_per_host is {self.cores_per_host}: it must be at least {LEAST_CORES}")
         if self.chunk_rows is not None and self.chunk_rows < 1:
             raise UsageError(f"chunk_rows is {self.chunk_rows}: it must be at least 1")
         if self.workers > self.slots:

@@ -19,7 +19,7 @@ from worker_config.errors import UsageError
 from worker_config.retry_policy import WORKER_TTL_SECONDS
 
 # What processes do every second is done less often, and more at a time, once it has been done so many times.
-EVEN_BEATS = 50_000
+EVEN_BEATS = 20_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Simulation:
                 broker_ms = costs.worker_second.redis_ms + costs.slot_second.redis_ms * worker.slots
                 to_broker = worker.broker.server.ask, seconds * broker_ms / 1e3, self._beating.discard, worker
                 worker.main.ask(seconds * main_ms / 1e3, *to_broker)
-        step = max(1.0, self._clock.now * len(self._workers) / EVEN_BEATS)
+        step = max(1.0, self._clock.now * min(0.25, len(self._workers) / EVEN_BEATS))
         self._clock.after(step, self._tick, step)
 
     def _on_answer(self, rows: int) -> None:

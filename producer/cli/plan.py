@@ -13,7 +13,7 @@ import click
 
 from producer.capacity.costs import PACKAGED, read_costs
 from producer.capacity.forecast import Forecast, forecast
-from producer.capacity.scenario import Failure, Scenario
+from producer.capacity.scenario import MOST, Failure, Scenario
 from producer.cli.options import json_option
 from worker_config.errors import UsageError
 
@@ -21,6 +21,8 @@ from worker_config.errors import UsageError
 VARIATION = 0.1
 # One way, within a data centre.
 NETWORK_MS = 0.1
+# A row that takes nothing has no rate.
+LEAST_ROW_SECONDS = 1e-9
 
 
 @click.command()
@@ -49,7 +51,7 @@ NETWORK_MS = 0.1
     help="Cores that a host's slots and its worker share.  [default: one for each process]",
 )
 @click.option("--one-host", is_flag=True, help="All processes are on one host, as without a broker.")
-@click.option("--network-ms", type=float, default=NETWORK_MS, show_default=True, help="From host to host, one way.")
+@click.option("--network-ms", type=float, help=f"From host to host, one way.  [default: {NETWORK_MS}]")
 @click.option(
     "--fail",
     "fails",
@@ -74,7 +76,7 @@ def plan(
     row_bytes: float,
     cores_per_host: float | None,
     one_host: bool,
-    network_ms: float,
+    network_ms: float | None,
     fails: tuple[str, ...],
     costs: Path,
     as_json: bool,
@@ -84,6 +86,8 @@ def plan(
     It simulates the whole system by costs that were measured, and asks nobody. Of a large data set the beginning is
     simulated; the rest goes on at its rate. docs/capacity.md says what it knows, and what it does not.
     """
+    if one_host and network_ms is not None:
+        raise UsageError("--network-ms is from host to host: leave it out with --one-host")
     scenario = Scenario(
         rows=rows,
         row_seconds=_row_seconds(row_seconds, rows_per_second, chunk_seconds, chunk_rows),
@@ -96,7 +100,7 @@ def plan(
         cores_per_host=math.inf if cores_per_host is None else cores_per_host,
         one_host=one_host,
         variation=VARIATION,
-        network_ms=0.0 if one_host else network_ms,
+        network_ms=0.0 if one_host else NETWORK_MS if network_ms is None else network_ms,
         failures=_failures(fails, workers, brokers),
     )
     found = forecast(scenario, read_costs(costs))
@@ -108,18 +112,26 @@ def plan(
 def _row_seconds(
     row_seconds: float | None, rows_per_second: float | None, chunk_seconds: float | None, chunk_rows: int | None
 ) -> float:
-    given = [one for one in (row_seconds, rows_per_second, chunk_seconds) if one is not None]
+    options = {
+        "--row-seconds": row_seconds,
+        "--rows-per-second": rows_per_second,
+        "--chunk-seconds": chunk_seconds,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
     if len(given) != 1:
         raise UsageError(f"give one of --row-seconds, --rows-per-second and --chunk-seconds, not {len(given)} of them")
-    if rows_per_second is not None:
-        if not 0 < rows_per_second < math.inf:
-            raise UsageError(f"--rows-per-second is {rows_per_second}: it must be more than 0, and not endless")
-        return 1 / rows_per_second
-    if chunk_seconds is None:
-        return given[0]
-    if chunk_rows is None or chunk_rows < 1:
+    ((name, value),) = given.items()
+    if chunk_seconds is not None and (chunk_rows is None or chunk_rows < 1):
         raise UsageError("--chunk-seconds are those of --chunk-rows: give how many rows a chunk has, 1 at least")
-    return chunk_seconds / chunk_rows
+    if name == "--rows-per-second":
+        seconds = 1 / value if value else math.inf
+    else:
+        seconds = value / (chunk_rows or 1) if name == "--chunk-seconds" else value
+    if not LEAST_ROW_SECONDS <= seconds <= MOST["row_seconds"]:
+        raise UsageError(
+            f"{name} is {value:g}: a row must take {LEAST_ROW_SECONDS:g} to {MOST['row_seconds']:,.0f} s in a slot"
+        )
+    return seconds
 
 
 def _failures(texts: Sequence[str], workers: int, brokers: int) -> list[Failure]:
@@ -142,7 +154,8 @@ def _failure(text: str) -> Failure:
     if (shares := re.fullmatch(f"link@{number}-{number}", text)) and float(shares[1]) < float(shares[2]) <= 100:
         return Failure("link", float(shares[1]) / 100, float(shares[2]) / 100)
     raise UsageError(
-        f"--fail is {text!r}: give worker@P% or broker@P%, with P less than 100, such as worker@30%, or link@P%-Q%"
+        f"--fail is {text!r}: give worker@P% or broker@P%, with P less than 100, such as worker@30%, "
+        "or link@P%-Q%, with Q more than P, and 100 at most"
     )
 
 
@@ -150,10 +163,11 @@ def lines(found: Forecast, scenario: Scenario) -> str:
     """The forecast, for people."""
     used = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(found.used.items(), key=lambda one: -one[1]))
     parts = {
-        "time": f"about {_duration(found.seconds)}, {found.rows_per_second:,.0f} rows per second",
-        "chunks": f"{found.chunks:,} of {found.chunk_rows:,.0f} rows, {found.chunk_seconds:.3g} s each in a slot",
+        "time": f"about {_duration(found.seconds)}, {_rate(found.rows_per_second)} rows per second",
+        "chunks": f"{found.chunks:,} of {found.chunk_rows:,} rows, {_duration(found.chunk_seconds)} each in a slot",
         "slots": f"{scenario.slots:,}, busy {found.slots_busy:.0%} of the time",
-        "waiting": f"{found.wait_p50_seconds:.2f} s until a chunk has a slot, {found.wait_p95_seconds:.2f} s for 95 %",
+        "waiting": f"{_duration(found.wait_p50_seconds)} until a chunk has a slot, "
+        f"{_duration(found.wait_p95_seconds)} for 95 %",
         "used": f"{used}; the busiest of each",
         "limit": found.limit,
         "change": "; ".join(found.advice),
@@ -168,11 +182,19 @@ def lines(found: Forecast, scenario: Scenario) -> str:
 
 def _told(failure: Failure) -> str:
     if failure.what == "link":
-        return f"a worker cut off from {failure.at:.0%} to {failure.until:.0%}"
-    return f"a {failure.what} that dies at {failure.at:.0%}"
+        return f"a worker cut off from {failure.at * 100:g}% to {failure.until * 100:g}%"
+    return f"a {failure.what} that dies at {failure.at * 100:g}%"
+
+
+def _rate(each_second: float) -> str:
+    return f"{each_second:,.0f}" if each_second >= 10 else f"{each_second:.3g}"
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 0.01:
+        return f"{seconds * 1e3:.2g} ms"
     if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
+        return f"{seconds:.3g} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:,.1f} days"

@@ -378,6 +378,10 @@ def test_what_is_told_to_change_lifts_the_limit(limit: str, scenario: Scenario, 
         ({"slots": 0, "workers": 0}, "slots is 0"),
         ({"row_seconds": math.nan}, "row_seconds is nan"),
         ({"row_bytes": -1}, "row_bytes is -1"),
+        ({"rows": 10**400}, "rows is more than 1,000,000,000,000,000"),
+        ({"slots": 2_000_000}, "slots is more than 50,000"),
+        ({"row_seconds": 1e300}, "row_seconds is more than 1,000,000"),
+        ({"row_bytes": 1e12}, "row_bytes is more than 536,870,912"),
         ({"cores_per_host": 0}, "cores_per_host is 0"),
         ({"chunk_rows": 0}, "chunk_rows is 0"),
         ({"workers": 17}, "17 workers have only 16 slots"),
@@ -406,11 +410,35 @@ def test_costs_are_what_they_were_when_they_are_read_again(tmp_path: Path) -> No
     assert read_costs(path) == costs
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"chunk": {"cpu_ms": 1}}', '{"chunk": 1, "spam": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"chunk": {}}', '{"chunk": {"cpu_ms": 1}}', '{"chunk": 1}', "\xff"])
 def test_what_is_no_file_of_costs_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "costs.json"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=r"no costs of a capacity plan: .*capacity_costs writes them"):
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"no costs of a capacity plan: .*capacity_costs --write writes them"):
+        read_costs(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"chunk": 1},
+        {"wake": None},
+        {"chunk": {}},
+        {"chunk": vars(USUAL.chunk) | {"producer_ms": "x"}},
+        {"chunk": vars(USUAL.chunk) | {"producer_ms": math.nan}},
+        {"chunk": vars(USUAL.chunk) | {"hop_ms": "a"}},
+        {"hop_ms": -5},
+        {"job_ms": math.inf},
+        {"job_ms": 10**400},
+        {"hop_ms": True},
+        {"spam": 1},
+    ],
+)
+def test_costs_that_are_none_are_told(tmp_path: Path, wrong: dict[str, object]) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text(json.dumps(json.loads(USUAL.as_json()) | wrong))
+    (name,) = wrong
+    with pytest.raises(UsageError, match=rf"{path}: no costs of a capacity plan: .*({name}|the file)[ .].*must be"):
         read_costs(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,14 @@ def test_rows_may_be_timed_one_by_one_by_the_second_or_by_the_chunk(costs: Path)
         (["--brokers", "0"], "brokers is 0: it must"),
         (["--producers", "5000"], "5000 producers have only 4000 rows"),
         (["--row-seconds", "1"], "give one of --row-seconds, --rows-per-second and --chunk-seconds, not 2 of them"),
-        (["--rows-per-second", "0"], "--rows-per-second is 0.0: it must be more than 0"),
+        (["--rows-per-second", "0"], "--rows-per-second is 0: a row must take"),
         (["--chunk-rows", "0"], "chunk_rows is 0"),
         (["--row-bytes", "nan"], "row_bytes is nan"),
+        (["--rows", "9" * 400], "rows is more than 1,000,000,000,000,000"),
+        (["--one-host", "--network-ms", "50"], "--network-ms is from host to host: leave it out"),
+        (["--rows-per-second", "1e-320"], "--rows-per-second is 9.99989e-321: a row must take 1e-09 to 1,000,000 s"),
+        (["--rows-per-second", "-1"], "--rows-per-second is -1: a row must take"),
+        (["--fail", "link@50%-10%"], "or link@P%-Q%, with Q more than P"),
         (["--network-ms", "-1"], "network_ms is -1.0"),
         (["--cores-per-host", "0"], "cores_per_host is 0.0"),
         (["--fail", "redis@10%"], "--fail is 'redis@10%': give worker@P% or broker@P%"),
@@ -97,6 +103,42 @@ def test_each_failure_of_a_kind_hits_another_one(costs: Path, fails: list[str]) 
     )
     assert both["failure_seconds"] > 1.2 * one["failure_seconds"]
     assert both["chunks_sent_again"] > one["chunks_sent_again"]
+
+
+@pytest.mark.parametrize(
+    ("timed", "says"),
+    [
+        (["--chunk-seconds", "nan", "--chunk-rows", "5"], "--chunk-seconds is nan: a row"),
+        (["--row-seconds", "0"], "--row-seconds is 0: a row must take"),
+        (["--row-seconds", "1e7"], "--row-seconds is 1e\\+07: a row must take"),
+    ],
+)
+def test_a_time_that_cannot_be_is_told_as_it_was_given(costs: Path, timed: list[str], says: str) -> None:
+    result = plan(costs, "--rows", "4000", "--slots", "8", *timed)
+    with pytest.raises(UsageError, match=says):
+        raise result.exception or AssertionError(result.output)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--rows", "100", "--row-seconds", "900000", "--slots", "2"],
+            r"about 5\d\d\.\d days, 2\.\d+e-06 rows per second",
+        ),
+        (
+            ["--rows", "100", "--row-seconds", "3600", "--slots", "2"],
+            r"(?s)about 2\.\d days, .* rows, \d\d min each in a slot",
+        ),
+        (["--rows", "3", "--row-seconds", "1e-6", "--slots", "2"], r"(?s)about 0\.\d\d+ s, .* rows, 0\.00\d+ ms each"),
+        (
+            ["--rows", "900", "--row-seconds", "1", "--slots", "2", "--workers", "2", "--fail", "worker@99.9%"],
+            "at 99.9%",
+        ),
+    ],
+)
+def test_figures_are_told_in_units_in_which_they_say_something(costs: Path, words: list[str], told: str) -> None:
+    assert re.search(told, plan(costs, *words).output)
 
 
 @pytest.mark.parametrize("timed", [[], ["--chunk-seconds", "3"]])
