@@ -15,6 +15,7 @@ from producer.capacity.costs import Costs
 from producer.capacity.job import chunk_sizer
 from producer.capacity.scenario import Scenario
 from producer.capacity.simulation import Outcome, Simulation
+from producer.scheduling.chunk_sizer import CHUNKS_LEFT_PER_SLOT, LEAST_SHARE
 from producer.scheduling.window import Window
 
 # A larger data set goes on as its first chunks went, so many at least, and so many for each slot.
@@ -25,8 +26,9 @@ _MANY_CHUNKS = 200_000
 _LEAST_CHUNKS_PER_SLOT = 8
 # The shares of the rows between which a job goes on evenly.
 _EVEN = 0.4, 0.9
-# Of a system that may be advised as many, at most.
-_ADVISED = 0.6
+# Of a system that may be advised such a share of that; one with many more chunks than was meant is not advised.
+_ADVISED = 0.4
+_MORE_CHUNKS = 1.25
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
     seconds = usual_seconds + (failure_seconds or 0.0)
     limit, chunk_rows = limit_of(scenario, usual), usual.chunk_rows
     never_failing = replace(scenario, failures=())
+    simulate = partial(_advised_seconds, costs=costs, most_seconds=usual_seconds, chunks=usual.chunks)
     return Forecast(
         seconds=seconds,
         rows_per_second=scenario.rows / seconds,
-        chunks=usual.chunks + round(rows_left / chunk_rows),
+        chunks=usual.chunks + _chunks_of(rows_left, chunk_rows, scenario),
         chunk_rows=chunk_rows,
         chunk_seconds=usual.slot_seconds * chunk_rows / simulated.rows,
         slots_busy=outcome.slots_busy,
@@ -95,25 +98,44 @@ def forecast(scenario: Scenario, costs: Costs) -> Forecast:
         wait_p95_seconds=_percentile(outcome.waits, 0.95),
         used=usual.used,
         limit=limit,
-        advice=advise(never_failing, usual, limit, usual_seconds, partial(_usual_seconds, costs=costs)),
+        advice=advise(never_failing, usual, limit, usual_seconds, simulate),
         simulated_rows=simulated.rows,
         failure_seconds=failure_seconds,
         chunks_sent_again=outcome.chunks_again,
     )
 
 
+def _chunks_of(rows: int, chunk_rows: int, scenario: Scenario) -> int:
+    """Those of the rows that are not simulated: full ones, and ever smaller ones where each job ends."""
+    last_rows = scenario.producers * CHUNKS_LEFT_PER_SLOT * scenario.slots * chunk_rows
+    times = 1.0 if scenario.chunk_rows else min(1 / LEAST_SHARE, chunk_rows)
+    return round((rows + min(rows, last_rows) * math.log(times)) / chunk_rows)
+
+
 def _beginning(scenario: Scenario, share: float = 1.0) -> Scenario:
     """As much of its data set as is simulated, or such a share of that."""
+    most_rows = max(scenario.producers, math.ceil(share * _most_chunks(scenario) * _chunk_rows(scenario)))
+    return _first(scenario, min(scenario.rows, most_rows))
+
+
+def _first(scenario: Scenario, rows: int) -> Scenario:
+    return replace(scenario, rows=rows, rows_after=scenario.rows_after + scenario.rows - rows)
+
+
+def _most_chunks(scenario: Scenario) -> int:
     many = max(_MANY_CHUNKS, _LEAST_CHUNKS_PER_SLOT * scenario.slots)
-    most_chunks = share * max(SIMULATED_CHUNKS, min(many, SIMULATED_CHUNKS_PER_SLOT * scenario.slots))
-    most_rows = max(scenario.producers, math.ceil(most_chunks * _chunk_rows(scenario)))
-    return replace(scenario, rows=min(scenario.rows, most_rows))
+    return max(SIMULATED_CHUNKS, min(many, SIMULATED_CHUNKS_PER_SLOT * scenario.slots))
 
 
-def _usual_seconds(scenario: Scenario, costs: Costs) -> float:
-    """Of one without failures that may be advised."""
+def _advised_seconds(scenario: Scenario, costs: Costs, most_seconds: float, chunks: int) -> float:
+    """Of one without failures that may be advised, in the place of one with so many seconds and simulated chunks.
+
+    Raises:
+        UsageError: it takes more.
+    """
     simulated = _beginning(scenario, _ADVISED)
-    outcome = Simulation(simulated, costs).run()
+    most_chunks = _MORE_CHUNKS * max(chunks, _ADVISED * _most_chunks(scenario))
+    outcome = Simulation(simulated, costs).run(most_seconds=most_seconds, most_chunks=most_chunks)
     return outcome.seconds + _seconds_of(scenario.rows - simulated.rows, outcome)
 
 
@@ -128,7 +150,7 @@ def _seconds_missed(simulated: Scenario, outcome: Outcome, usual: Outcome, costs
     whole = replace(simulated, failures=missed)
     if len(missed) < len(simulated.failures):
         outcome = Simulation(whole, costs).run()
-    half = replace(whole, rows=max(whole.producers, whole.rows // 2))
+    half = _first(whole, max(whole.producers, whole.rows // 2))
     rows = max(1, whole.rows - half.rows)
     seconds = outcome.seconds - Simulation(half, costs).run().seconds
     return max(0.0, seconds - _seconds_of(rows, usual)) / rows

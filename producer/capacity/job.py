@@ -61,7 +61,7 @@ class SimulatedJob:
         self.chunks_again: int = 0
         self.ended_at: float | None = None
         self._stage, self._brokers, self._on_answer = stage, brokers, on_answer
-        self._rows, self._left = rows, rows
+        self._left, self._rows_after = rows, scenario.rows_after // scenario.producers
         self._window = Window(scenario.slots)
         self._window.share = 1 / scenario.producers
         self._sizer = chunk_sizer(scenario)
@@ -138,7 +138,7 @@ class SimulatedJob:
         size = 0.0
         scenario, window, sizer = self._stage.scenario, self._window, self._sizer
         while self._left and len(batch) < BATCH_CHUNKS and size < BATCH_BYTES:
-            rows = min(self._left, sizer.next_rows(self._left, window.slots, window.chunk_bytes))
+            rows = min(self._left, sizer.next_rows(self._left + self._rows_after, window.slots, window.chunk_bytes))
             in_flight = sizer.bytes_in_flight(rows)
             if not window.admits(self._held_back, in_flight):
                 break

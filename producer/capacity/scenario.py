@@ -60,6 +60,7 @@ class Scenario:
         slower: how many times as long chunks take in the slots of these workers, by their numbers.
         broker_back_seconds: until a broker that died is up again.
         seed: of all that is drawn.
+        rows_after: of the data set, behind `rows`, that are not simulated: chunks are cut as if they came.
     """
 
     rows: int
@@ -80,6 +81,7 @@ class Scenario:
     slower: Mapping[int, float] = field(default_factory=dict)
     broker_back_seconds: float = 10.0
     seed: int = 0
+    rows_after: int = 0
 
     def __post_init__(self) -> None:
         for name in ("rows", "slots", "workers", "producers", "brokers"):

@@ -82,20 +82,25 @@ class Simulation:
         self._beating: set[Worker] = set()
         self._rows_by_time: list[tuple[float, int]] = []
         self._answered = 0
+        self._most_seconds = self._most_chunks = math.inf
+        self._is_too_much = False
 
-    def run(self) -> Outcome:
+    def run(self, *, most_seconds: float = math.inf, most_chunks: float = math.inf) -> Outcome:
         """To the end of the last job.
 
         Raises:
-            UsageError: nothing happens any more, and not all is answered.
+            UsageError: nothing happens any more, and not all is answered, or it would take more than these.
         """
+        self._most_seconds, self._most_chunks = most_seconds, most_chunks
         for worker in self._workers:
             worker.pull()
         self._clock.after(1.0, self._tick, 1.0)
         for job in self._jobs:
             self._clock.after(self._stage.costs.job_ms / 2e3, job.start)
         self._clock.run()
-        if any(job.ended_at is None for job in self._jobs):
+        if self._is_too_much:
+            raise UsageError(f"more than {most_seconds} s, or {most_chunks} chunks")
+        if self._answered < self._scenario.rows:
             raise UsageError("the data set would never be done: no slot is left")
         seconds = self._clock.now + self._stage.costs.job_ms / 2e3
         slot_seconds = sum(worker.slot_seconds for worker in self._workers)
@@ -152,7 +157,8 @@ class Simulation:
         while self._to_come and answered >= self._to_come[-1][0] * self._scenario.rows:
             _, let_happen, worker = self._to_come.pop()
             let_happen(worker)
-        if answered == self._scenario.rows:
+        self._is_too_much = self._clock.now > self._most_seconds or len(self._stage.sizes) > self._most_chunks
+        if answered == self._scenario.rows or self._is_too_much:
             self._clock.stop()
 
     def _course(self, failure: Failure) -> list[tuple[float, Callable[[Worker], None], Worker]]:

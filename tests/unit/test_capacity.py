@@ -318,9 +318,10 @@ def test_slots_that_share_cores_have_chunks_of_what_they_take_there() -> None:
 
 @pytest.mark.usefixtures("few")
 def test_the_chunks_that_are_not_simulated_are_as_large_as_full_ones() -> None:
-    scenario = Scenario(rows=500_000, row_seconds=0.0025, slots=32, workers=2, variation=0.1)
+    scenario = Scenario(rows=1_500_000, row_seconds=0.0025, slots=32, workers=2, producers=8, variation=0.1)
     found, whole = forecast(scenario, USUAL), run(scenario, USUAL)
-    assert found.simulated_rows < 0.3 * scenario.rows
+    assert found.simulated_rows < 0.1 * scenario.rows
+    assert found.seconds == pytest.approx(whole.seconds, rel=0.02)
     assert found.chunks == pytest.approx(whole.chunks, rel=0.01)
     assert (found.chunk_rows, found.chunk_seconds) == pytest.approx((100, 0.25), rel=0.03)
 
