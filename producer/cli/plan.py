@@ -57,7 +57,8 @@ LEAST_ROW_SECONDS = 1e-9
     "fails",
     multiple=True,
     metavar="WHAT@P%",
-    help="When P % are done a `worker` dies, for good, or a `broker`, for 10 s; `link@P%-Q%`: one worker is cut off.",
+    help="When P % are done a `worker` dies, for good, or a `broker`, for 10 s; `link@P%-Q%`: one worker is cut off.  "
+    "Again for another one.",
 )
 @click.option(
     "--costs", type=click.Path(path_type=Path), default=PACKAGED, help="Costs of another machine, as measured there."
