@@ -293,7 +293,7 @@ def test_rows_that_the_model_refuses_are_told_with_their_cause_and_nothing_is_le
         *("predict", "words", "words.npy", "-o", "out.npy", "--force", "--chunk-rows", 10, "--quiet"),
         *("--models", special_models / "words.toml"),
     )
-    check_says(line, "rows 0-10", "InvalidArgumentError", "17 is not in [0, 10)")
+    check_says(line, "row 5 failed", "InvalidArgumentError", "17 is not in [0, 10)")
 
 
 # --- Redis and workers ----------------------------------------------------------------------------------------------

@@ -164,9 +164,10 @@ def there(tmp_path: Path, built: tuple[Path, dict[str, Any]]) -> Path:
 
 
 def predict(celeriac: Celeriac, models: Path, model: str = "net", *words: str, **environ: str) -> Ended:
-    """A run with a cache of its own; the output is `out.npy`."""
+    """A run with a cache of its own; the output is `out.npy`, of several models `out.npz`."""
+    output = "out.npz" if "," in model else "out.npy"
     environ = {"CELERIAC_CACHE": str(celeriac.root / "cache"), **environ}
-    return celeriac.run("predict", model, "rows.npy", "-o", "out.npy", "--models", models, *words, **environ)
+    return celeriac.run("predict", model, "rows.npy", "-o", output, "--models", models, *words, **environ)
 
 
 def predicted(celeriac: Celeriac, models: Path, model: str = "net", **environ: str) -> Any:

@@ -189,13 +189,13 @@ def test_a_row_that_failed_ends_fetch_and_watch_with_its_record(celeriac: Celeri
     ended = celeriac.run("fetch", job, "-o", "out.npy", *at, "--json")
     assert ended.code == ExitCode.ROWS_FAILED
     celeriac.check_one_line(ended)
-    assert f"job {job} failed: rows 20-30 failed at infer" in ended.lines[0]
-    assert (ended.json["output"], ended.json["ledger"]["failed"], ended.json["ledger"]["written"]) == (None, 10, 0)
+    assert f"job {job} failed: row 25 failed at infer" in ended.lines[0]
+    assert (ended.json["output"], ended.json["ledger"]["failed"], ended.json["ledger"]["written"]) == (None, 1, 0)
     line = celeriac.refuses(ExitCode.ROWS_FAILED, "watch", job, *at)
-    assert re.match(rf"celeriac: job {job} has failed: \d+ of 40 rows predicted: rows 20-30 failed at infer", line)
+    assert re.match(rf"celeriac: job {job} has failed: \d+ of 40 rows predicted: row 25 failed at infer", line)
     shown = status_of(celeriac, job, at)
     assert shown["state"] == "failed"
-    assert "rows 20-30" in shown["error"]
+    assert "row 25 failed" in shown["error"]
     assert "next" not in shown
     assert cancel(celeriac, job, at).stdout == f"job {job} has failed already\n"
 

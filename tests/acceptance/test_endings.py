@@ -136,7 +136,7 @@ def test_failed_rows_are_in_the_summary(celeriac: Celeriac, system: System) -> N
     assert ended.code == ExitCode.ROWS_FAILED, ended
     celeriac.check_one_line(ended)
     assert check_summary(ended, None)["failed"] > 0
-    assert "rows 20-30" in ended.json["error"]
+    assert "row 25 failed" in ended.json["error"]
     assert celeriac.visible_names() == {"words.npy"}
 
 

@@ -222,10 +222,10 @@ def test_a_chunk_of_bad_rows_alone_is_a_failure_with_a_record_for_each(chunks: C
     assert answer.record.text.startswith("all 5 rows failed; row 7: model broken: ")
 
 
-def test_where_rows_shall_end_the_job_a_chunk_fails_as_a_whole(chunks: Chunks) -> None:
+def test_where_rows_shall_end_the_job_the_record_is_of_one_that_fails(chunks: Chunks) -> None:
     answer = chunks.run(chunks.message("picky", rows_with({3: RAISES}), on_error="raise"))
     assert isinstance(answer, Failure)
-    assert (answer.record.start, answer.record.stop, answer.failed_rows) == (0, ROWS, [])
+    assert (answer.record.start, answer.record.stop, answer.failed_rows) == (3, 4, [])
 
 
 # --- rows that kill -------------------------------------------------------------------------------------------------
