@@ -28,7 +28,7 @@ class Outage:
 
     def __init__(self, url: str, error: BrokerError) -> None:
         self.error = error
-        self.is_full = isinstance(error, BrokerFullError)
+        self.is_full: bool = isinstance(error, BrokerFullError)
         self.is_over: bool = False
         self.refused: BrokerRefusedError | None = None
         self._url, self._wake, self._given_up = url, threading.Event(), False
