@@ -50,6 +50,20 @@ class Shards:
 
 
 @contextmanager
+def bare_servers(folder: Path, count: int) -> Iterator[list[RedisServer]]:
+    """So many Redis servers without workers, and without users."""
+    servers = [RedisServer(folder / str(number), secured=False) for number in range(count)]
+    try:
+        for server in servers:
+            server.folder.mkdir()
+            server.start()
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@contextmanager
 def sharded(
     folder: Path,
     count: int,

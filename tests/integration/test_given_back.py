@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -32,6 +33,17 @@ def channels(system: System, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
                 queue.put(number)
         yield one.channel(), other.channel()
     Acknowledgements.hub.close()
+
+
+@contextmanager
+def configured(system: System, limit: str) -> Iterator[None]:
+    """A Redis with this limit at 1, which is 0 else."""
+    with system.admin() as server:
+        server.config_set(limit, 1)
+        try:
+            yield
+        finally:
+            server.config_set(limit, 0)
 
 
 def held(system: System) -> set[str]:
@@ -105,12 +117,8 @@ def test_a_message_is_given_back_though_redis_is_full(
 ) -> None:
     giver, taker = channels
     tag = giver.basic_get(QUEUE).delivery_tag
-    with system.admin() as server:
-        server.config_set("maxmemory", 1)
-        try:
-            back(giver, tag)
-        finally:
-            server.config_set("maxmemory", 0)
+    with configured(system, "maxmemory"):
+        back(giver, tag)
     assert not held(system)
     assert tag in [taker.basic_get(QUEUE).delivery_tag for _ in range(3)]
 
@@ -122,13 +130,8 @@ def test_a_worker_connects_again_where_a_message_cannot_be_given_back(
     """Its end gives back all that the worker still has."""
     giver, taker = channels
     tag = giver.basic_get(QUEUE).delivery_tag
-    with system.admin() as server:
-        server.config_set("min-replicas-to-write", 1)
-        try:
-            with pytest.raises(redis.RedisError, match="NOREPLICAS"):
-                back(giver, tag)
-        finally:
-            server.config_set("min-replicas-to-write", 0)
+    with configured(system, "min-replicas-to-write"), pytest.raises(redis.RedisError, match="NOREPLICAS"):
+        back(giver, tag)
     with pytest.raises(redis.RedisError, match="NOREPLICAS"):
         Acknowledgements.hub.run_once()
     giver.close()

@@ -16,6 +16,7 @@ from producer.broker.job_channel import JobChannel
 from tasks.protocol import keys
 from tasks.protocol.messages import MAX_INLINE_BYTES, Outputs, RedisRef
 from tests.seals import outputs_ref, sealed_answer
+from tests.shards import bare_servers
 from tests.systems import RedisServer
 from tests.waiting import wait_until
 from worker_config.errors import BrokerError, BrokerFullError, BrokerRefusedError
@@ -29,13 +30,8 @@ QUEUES = ["celeriac.ab", "celeriac.ab@1"]
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    servers = [RedisServer(tmp_path / str(number), secured=False) for number in range(2)]
-    for server in servers:
-        server.folder.mkdir()
-        server.start()
-    yield servers
-    for server in servers:
-        server.stop()
+    with bare_servers(tmp_path, 2) as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tasks.protocol.messages import ModelRef, Outputs, SliceRef
 from tasks.protocol.plan import Plan
 from tasks.transport.resend_detached import message
 from tests.seals import SEALER, outputs_ref, push
+from tests.shards import bare_servers
 from tests.systems import SIGNING_KEYS, RedisServer
 from worker_config.settings import Settings
 
@@ -32,13 +33,8 @@ PLAN = Plan(40, 4, [ModelRef("m", "0" * 64)], ROWS, None, 600, [], deal=(0, 1))
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[RedisServer]]:
-    servers = [RedisServer(tmp_path / str(number), secured=False) for number in range(2)]
-    for server in servers:
-        server.folder.mkdir()
-        server.start()
-    yield servers
-    for server in servers:
-        server.stop()
+    with bare_servers(tmp_path, 2) as servers:
+        yield servers
 
 
 def answer_all(server: redis.Redis, part: int) -> None:
