@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from producer.broker.shard_clients import ask_each
 from producer.broker.shards import slots_on
@@ -75,10 +76,8 @@ class ModelFinder:
                 if comes and until is not None and now >= until:
                     raise RequestTimeoutError(f"the time limit is up{awaited.seen(preparing)}") from None
                 if not (comes and self._timeout_seconds) and (slots or now >= deadline):
-                    why, where = (
-                        error if slots else model_pinning.why_none(_draining(url)),
-                        f"; looked at {redacted(url)}",
-                    )
+                    why = error if slots else model_pinning.why_none(_draining(url, until))
+                    where = f"; looked at {redacted(url)}"
                     raise type(error)(f"{why}{where}{awaited.seen(preparing)}") from None
             self._pause(closed)
 
@@ -112,16 +111,21 @@ def _look(url: str, until: float | None) -> tuple[list[SlotRecord], dict[str, Pr
     """Both are read at once: a worker has slots by the time at which it no longer prepares."""
     slots: list[SlotRecord] = []
     preparing: dict[str, Preparing] = {}
-    retries, seconds = COMMAND_RETRIES, SOCKET_TIMEOUT_SECONDS
-    if until is not None:
-        retries, seconds = 0, min(SOCKET_TIMEOUT_SECONDS, max(until - time.monotonic(), LEAST_LOOK_SECONDS))
-    for shard, (workers, its, _) in ask_each(url, read_all, retries=retries, timeout_seconds=seconds).items():
+    for shard, (workers, its, _) in ask_each(url, read_all, **_patience(until)).items():
         slots += [slot for of_worker in workers.values() for slot in slots_on(shard, of_worker)]
         preparing |= its
     return slots, preparing
 
 
-def _draining(url: str) -> list[str]:
+def _patience(until: float | None) -> dict[str, Any]:
+    """How long a server is asked."""
+    if until is None:
+        return {"retries": COMMAND_RETRIES, "timeout_seconds": SOCKET_TIMEOUT_SECONDS}
+    seconds = max(until - time.monotonic(), LEAST_LOOK_SECONDS)
+    return {"retries": 0, "timeout_seconds": min(SOCKET_TIMEOUT_SECONDS, seconds)}
+
+
+def _draining(url: str, until: float | None) -> list[str]:
     """The workers that are up and drain."""
-    told = [one for its in ask_each(url, read_records).values() for one in its.items()]
+    told = [one for its in ask_each(url, read_records, **_patience(until)).values() for one in its.items()]
     return [name.rpartition(":")[0] or name for name, record in told if record.facts.draining]
