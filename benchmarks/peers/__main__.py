@@ -74,6 +74,7 @@ def _work(name: str, asked: argparse.Namespace, place: Path) -> tuple[str, bool]
         for system, its in figures.items()
     ]
     sizes = {"rows": stage.rows, "batch rows": stage.work.batch_rows, "processors": CHILDREN, "rounds": asked.rounds}
+    sizes["turns measured again"] = len(visits.get(f"{rounds.OURS} unquiet", []))
     measured = {
         "visits": {system: [asdict(one) for one in its] for system, its in visits.items()},
         "packages": {system: versions_of(SYSTEMS[system].pins) for system in names},

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from benchmarks.harness import Interval
-from benchmarks.peers.rounds import OURS, Visits, control_of, ratio, void
+from benchmarks.peers.rounds import OURS, RIVAL, Visits, control_of, ratio, void
 from benchmarks.report import Finding, at_least, control
-
-RIVAL = "ray_data"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,6 +208,25 @@ def test_where_the_first_start_of_all_fails_no_later_one_counts(monkeypatch: pyt
     found = rounds.go_round(stage(), ["celeriac", "loop"], 2, Path("log"), 2, 0.0)
     assert visited == ["Celeriac", "bare loop"]
     assert rounds.figures_of(stage(), found)["celeriac"].trouble == "no answer after 1200 s"
+
+
+def test_a_turn_that_was_not_quiet_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: list[str] = []
+    speeds = iter([8.0, 2.0, 4.0, 8.0, 2.0, 8.0])
+
+    def visit(system: System, *_: object) -> Visit:
+        visited.append(system.title)
+        return visits([1.0 if len(visited) == 1 or system.title == "bare loop" else next(speeds)])[0]
+
+    monkeypatch.setattr(rounds, "visit", visit)
+    long = dataclasses.replace(stage(), quick=False)
+    found = rounds.go_round(long, ["celeriac", "loop", "ray_data"], 2, Path("log"), 1, 0.0)
+    turn = ["Celeriac", "Ray Data", "Celeriac"]
+    assert visited == ["Celeriac", *turn, *turn, "bare loop"]
+    assert len(found["celeriac unquiet"]) == len(found["ray_data unquiet"]) == 1
+    assert not rounds.void(found)
+    assert list(rounds.figures_of(long, found)) == ["celeriac", "loop", "ray_data"]
+    assert rounds.figures_of(long, found)["celeriac"].speed == pytest.approx(8 * long.rows)
 
 
 def test_what_a_system_leaves_that_is_no_output_is_a_wrong_one(tmp_path: Path) -> None:
