@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from producer.job.dispatcher import Dispatcher
 from producer.job.job_context import JobContext
-from producer.records.store_waits import StoreWait, WaitLine, of_job
+from producer.records.store_waits import StoreWait, WaitLine, occupied_slots, of_job
 from producer.scheduling.open_chunk import OpenChunk
 from producer.scheduling.stragglers import Stragglers
 from producer.scheduling.worker_liveness import WorkerLiveness
@@ -47,6 +47,7 @@ class Resender:
         self._channel, self._dispatcher = context.channel, dispatcher
         self._stragglers = Stragglers()
         self._looked_for_late = time.monotonic()
+        self._all_wait = False
 
     def answered(self, chunk: OpenChunk, seconds: float) -> None:
         """Learn from a chunk that took so long in its slot."""
@@ -71,10 +72,11 @@ class Resender:
     def _have_patience(self, waits: Sequence[StoreWait], now: float) -> None:
         """With chunks that wait for a store; where all slots do, none is free for a copy of any."""
         slots = {(slot.worker, slot.slot) for slot in self.liveness.slots}
-        all_wait = bool(slots) and slots <= {(one.worker, one.slot) for one in waits}
+        copies = {index: chunk.copies for index, chunk in self._dispatcher.open.items()}
+        self._all_wait = bool(slots) and occupied_slots(waits, self._context.id, copies, slots) >= len(slots)
         own = {one.index for one in waits if one.job == self._context.id}
         for index, chunk in self._dispatcher.open.items():
-            if index in own or (all_wait and chunk.overdue_since is not None):
+            if index in own or (self._all_wait and chunk.overdue_since is not None):
                 chunk.stands_still(now + LIVENESS_LOOK_SECONDS)
         self._context.waits = of_job(waits, self._context.id)
         if text := self._wait_line.look(self._context.waits, now):
@@ -91,7 +93,8 @@ class Resender:
             self._dispatcher.window.waiting(waiting)
             for one in () if waiting else chunks:  # none waits in a queue: each is with a worker, or lost
                 one.begin(now)
-        self._dispatcher.resend(self._stragglers.overdue(chunks, now), late=True)
+        if not self._all_wait:
+            self._dispatcher.resend(self._stragglers.overdue(chunks, now), late=True)
 
 
 class SpaceWait:

@@ -1,11 +1,13 @@
 """Slots that wait for a store of objects, as their workers tell it, and what is said of them to who waits for a job.
 
 facts of workers --waits_in--> StoreWait of each slot --of_job--> a line --WaitLine--> when it is said
+                                                      --occupied_slots--> whether a copy would find one free
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tasks.protocol.records import WorkerFacts
@@ -41,6 +43,20 @@ def waits_in(facts: Mapping[str, WorkerFacts]) -> list[StoreWait]:
         for slot, one in told.running.items()
         if one.waits
     ]
+
+
+def occupied_slots(
+    waits: Iterable[StoreWait], job: str, copies: Mapping[int, int], slots: Collection[tuple[str, int]]
+) -> int:
+    """How many of a job's slots, as worker and number, stand still, or will: a chunk that waits in one has its other
+    copies wait in others, before their workers say so.
+
+    Args:
+        copies: of the job's open chunks by index, those on their way.
+    """
+    known = {(one.worker, one.slot): one for one in waits if (one.worker, one.slot) in slots}
+    own = Counter(one.index for one in known.values() if one.job == job)
+    return len(known) + sum(max(0, copies.get(index, 0) - count) for index, count in own.items())
 
 
 def of_job(waits: Iterable[StoreWait], job: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from producer import Client
+from producer import Client, Job
 from producer.broker.shard_clients import ShardClients
 from producer.dashboard.overview import Overview
 from producer.sources import open_source
@@ -110,8 +111,8 @@ def test_a_chunk_that_waits_for_a_store_is_not_sent_again_and_again(
     job = client.submit("seen", open_source("s3://rows/waits/files/"), store="slices", chunk_rows=10)
     wait_until(lambda: re.search(r"part-12.* for 1\d s by now", job.progress().waits), "it waits for ten seconds")
     assert job.progress().predicted > 12 * 10
-    # Perhaps once, before anybody knew why it was late.
-    assert job.progress().sent_again <= 1
+    # Perhaps once, before anybody knew why it was late; each of the others, too, while the machine is busy.
+    assert max(Counter(_sent_again(job)).values(), default=0) <= 1
     proxy.refused.clear()
     np.testing.assert_array_equal(job.result(), np.repeat(np.arange(FILES, dtype=np.float32), 10) + 1)
 
@@ -130,6 +131,10 @@ def test_who_looks_at_a_detached_job_is_told(client: Client, system: System, pro
     wait_until(lambda: job.wait(1), "the job ends")
     assert job.progress().waits == ""
     np.testing.assert_array_equal(job.result(), data + 1)
+
+
+def _sent_again(job: Job) -> list[int | None]:
+    return [event.index for event in job.context.timeline.summary.events if event.kind == "sent again"]
 
 
 def _status(system: System, job: str, what: str) -> dict[str, object] | None:

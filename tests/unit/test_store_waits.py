@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from producer.records.store_waits import StoreWait, WaitLine, of_job, waits_in
+from producer.records.store_waits import StoreWait, WaitLine, occupied_slots, of_job, waits_in
 from producer.scheduling.stragglers import Stragglers
 from tasks.protocol.records import Running, WorkerFacts
 from tasks.storage import waits
@@ -62,6 +62,19 @@ def test_a_child_waits_while_its_chunk_stands_still() -> None:
     assert set(counters.wait_of(3, pid)[1]) == {"ü"}
     counters.waits(3, 0.0, "")
     assert counters.wait_of(3, pid) == (0.0, "")
+
+
+def test_copies_of_a_chunk_that_waits_will_wait_too() -> None:
+    slots = {("w", 0), ("w", 1), ("v", 0)}
+    first, of_another = StoreWait("w", 0, JOB, 12, "x", 3.0), StoreWait("v", 0, OTHER, 12, "y", 3.0)
+    assert occupied_slots([], JOB, {12: 2, 20: 1}, slots) == 0
+    assert occupied_slots([first], JOB, {12: 1, 20: 2}, slots) == 1
+    assert occupied_slots([first], JOB, {12: 2, 20: 1}, slots) == 2
+    assert occupied_slots([first, StoreWait("w", 1, JOB, 12, "x", 1.0)], JOB, {12: 2}, slots) == 2
+    assert occupied_slots([first, of_another], JOB, {12: 2}, slots) == 3
+    # Answered from another slot meanwhile; and a slot that is none of the job's.
+    assert occupied_slots([first], JOB, {}, slots) == 1
+    assert occupied_slots([StoreWait("u", 0, JOB, 12, "x", 1.0)], JOB, {12: 2}, slots) == 0
 
 
 def test_the_longest_wait_of_a_job_is_told_with_the_number_of_others() -> None:
