@@ -7,12 +7,8 @@ build --> load --> all rows in calls --compare--> edge cases --> time --> smalle
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-import statistics
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,15 +17,16 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from tasks.accuracy.accuracy_gate import Comparison, differs, is_equal
+from tasks.accuracy.accuracy_gate import Comparison, differs
 from tasks.executors import EXECUTORS
 from tasks.executors.guarded import InputRange
 from tasks.executors.operation_table import judge
-from tasks.models.batches import AROUND_CALL, halves, in_batches
+from tasks.models.batches import in_batches
 from tasks.models.error_text import converter_line
 from tasks.models.memory import give_back, with_peak
 from tasks.models.program import FlatArrays, FlatCall
 from tasks.models.user_functions import import_modules
+from tasks.preparation.call_sizes import batch_seconds, least_call_rows, small_batches
 from tasks.preparation.input_limits import capped, common_range, within
 from tasks.preparation.reference import GateRows, compared
 from tasks.snapshots.installed import tensorflow_version
@@ -38,15 +35,7 @@ from worker_config.manifest import ModelEntry
 
 # The first call compiles or packs in every child; nobody waits longer for a worker's start.
 FIRST_CALL_SECONDS = 20.0
-LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 5, 0.4, 3.0
-MANY_CALLS, MANY_SECONDS = 100, 0.1
-# Of the next larger batch: what a call of a smaller one may take.
-WORTH_IT = 0.7
 MOST_GATE_SECONDS = 20.0
-# Of the best rate: what calls of fewer rows must reach, which hold less memory; far below it even fewer rows will not.
-SHARE_OF_SPEED, FAR_BELOW = 0.97, 0.85
-# What fills the last call of a chunk: calls that could need more have fewer rows, whatever they take.
-MOST_PADDING_BYTES = 32 * 2**20
 # Compiled for one number of rows, it runs others by the own graph.
 _OF_ONE_SIZE = ("xla",)
 
@@ -101,7 +90,7 @@ def try_executor(
             return tried
         give_back()
         whole = partial(in_batches, call, batch_rows=of_call)
-        (seconds, processor_seconds), peak = with_peak(partial(_batch_seconds, whole, batch))
+        (seconds, processor_seconds), peak = with_peak(partial(batch_seconds, whole, batch))
         smaller: dict[int, float] = {}
         if found.agrees and _takes_any_number(snapshot):
             agrees = partial(gate.agrees_in_small, call, outputs, inputs, batch_rows)
@@ -140,7 +129,7 @@ def time_own_graph(folder: Path, snapshot: Snapshot, batch_rows: int, threads: i
         def agrees(few: int, _: float) -> bool:
             return not differs(outputs, in_batches(call, batch, few))
 
-        seconds, processor_seconds = _batch_seconds(call, batch)
+        seconds, processor_seconds = batch_seconds(call, batch)
         smaller = small_batches(call, batch, processor_seconds, agrees) if _takes_any_number(snapshot) else {}
         return Trial(name, True, batch_seconds=seconds, processor_seconds=processor_seconds, small_batches=smaller)
     except Exception as error:
@@ -190,50 +179,6 @@ class _Gate:
         return found.agrees and bounds.includes(inputs)
 
 
-def least_call_rows(call: FlatCall, batch: FlatArrays, *, to_the_bit: bool) -> int:
-    """The fewest rows in calls of which a whole batch takes as little of the processor as in the best, or nearly.
-
-    None that could be filled with more than `MOST_PADDING_BYTES`, if there are others; where outputs must be the same
-    `to_the_bit`, fewer rows may have other kernels.
-    """
-    rows = max(len(array) for array in batch if array.ndim)
-    outputs = call(batch)
-    row_bytes = sum(array.nbytes for array in batch if array.ndim) / rows
-    costs = {rows: _batch_seconds(call, batch)[1] + AROUND_CALL}
-    for few in halves(rows):
-        some = [array[:few] if array.ndim else array for array in batch]
-        with suppress(Exception):  # the model, or its executor, may take no other batch
-            got = call(some)
-            if to_the_bit and not all(is_equal(one[:few], other) for one, other in zip(outputs, got, strict=True)):
-                break
-            costs[few] = (_batch_seconds(call, some)[1] + AROUND_CALL) * (rows // few)
-        is_far_below = costs.get(few, math.inf) * FAR_BELOW > min(costs.values())
-        if is_far_below and (few - 1) * row_bytes <= MOST_PADDING_BYTES:
-            break
-    small = {few: cost for few, cost in costs.items() if (few - 1) * row_bytes <= MOST_PADDING_BYTES} or costs
-    return min(few for few, cost in small.items() if cost * SHARE_OF_SPEED <= min(small.values()))
-
-
-def small_batches(
-    call: FlatCall, batch: FlatArrays, seconds: float, agrees: Callable[[int, float], bool]
-) -> dict[int, float]:
-    """Of smaller batches that are worth it, and agree, the processor seconds of a call by its rows.
-
-    A call of a whole batch takes `seconds`; `agrees` is asked with the rows and the seconds of a smaller one.
-    """
-    kept = {}
-    for rows in (512, 64, 8, 1):
-        if rows >= len(batch[0]):
-            continue
-        some = [array[:rows] for array in batch]
-        with suppress(Exception):  # the model, or its executor, may take no other batch
-            call(some)
-            small_seconds = _batch_seconds(call, some)[1]
-            if small_seconds <= WORTH_IT * seconds and agrees(rows, small_seconds):
-                kept[rows] = seconds = small_seconds
-    return kept
-
-
 def warm_up_runtime() -> None:
     """Start TensorFlow's runtime, and free what building has left, so that neither counts as an executor's memory."""
     if tensorflow_version():
@@ -253,28 +198,6 @@ def private_bytes() -> int:
         return int(psutil.Process().memory_full_info().uss)
     sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", rollup, re.MULTILINE))
     return 1024 * (int(sizes.get("Private_Dirty", 0)) + int(sizes.get("SwapPss", 0)))
-
-
-def _batch_seconds(call: FlatCall, batch: FlatArrays) -> tuple[float, float]:
-    """Seconds of a call, the median, and of processors, the least.
-
-    5 calls and 0.4 s at least, 3 s at most; of quick ones 100 calls and 0.1 s are enough. The least is what another
-    program on the machine changes least.
-    """
-    seconds: list[float] = []
-    least = math.inf
-    began = time.perf_counter()
-    while True:
-        started, processors = time.perf_counter(), time.process_time()
-        call(batch)
-        least = min(least, time.process_time() - processors)
-        ended = time.perf_counter()
-        seconds.append(ended - started)
-        passed = ended - began
-        few = passed >= LEAST_SECONDS and len(seconds) >= LEAST_CALLS
-        many = passed >= MANY_SECONDS and len(seconds) >= MANY_CALLS
-        if few or many or passed >= MOST_SECONDS:
-            return statistics.median(seconds), least
 
 
 def _rows(array: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:

@@ -23,7 +23,7 @@ from tasks.executors import EXECUTORS
 from tasks.models.batches import in_batches
 from tasks.models.model_version import entry_digest
 from tasks.models.tensorflow_import import import_tensorflow
-from tasks.preparation import benchmark
+from tasks.preparation import call_sizes
 from tasks.preparation.context import PreparationContext
 from tasks.preparation.prepare import prepare
 from tasks.preparation.serving_spec import ServingSpec
@@ -265,7 +265,7 @@ def _or_error(call: Callable[[], Any]) -> Any:
 def main(first: int, count: int, folder: Path) -> None:
     """One after the other."""
     import_tensorflow()
-    benchmark.WORTH_IT = math.inf
+    call_sizes.WORTH_IT = math.inf
     log = folder / "log"
     context = PreparationContext(folder / "cache", 2**33, 1, 1, 0, lambda line: None)
     for seed in range(first, first + count):

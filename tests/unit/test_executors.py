@@ -25,7 +25,7 @@ from tasks.models.batches import in_batches
 from tasks.models.finite import EXACT
 from tasks.models.memory import give_back
 from tasks.models.program import Program, plain_call
-from tasks.preparation import benchmark
+from tasks.preparation import benchmark, call_sizes
 from tasks.preparation.benchmark import private_bytes, try_executor
 from tasks.preparation.candidates import candidates
 from tasks.preparation.reference import GateRows, gate_rows
@@ -309,7 +309,7 @@ def test_an_untrained_model_proves_nothing(tmp_path: Path) -> None:
 def test_smaller_batches_pass_the_gate(
     cases: dict[str, Case], kind: str, names: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    monkeypatch.setattr(call_sizes, "WORTH_IT", math.inf)
     # TFLite would fill a batch instead, were it not to take fewer rows; flattening is in one of the models.
     monkeypatch.setattr(tflite, "in_batches", lambda call, arrays, rows: pytest.fail(f"{len(arrays[0])} rows"))
     case = cases[kind]
@@ -342,17 +342,17 @@ def test_a_smaller_batch_that_is_wrong_or_not_worth_it_is_not_taken(
 
         return Executor(mapped="", precision="float32", build=None, load=load)
 
-    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    monkeypatch.setattr(call_sizes, "WORTH_IT", math.inf)
     for least in (0.0, 1e5):
         monkeypatch.setitem(EXECUTORS, "wrong", doubling_of(least))
         found = case.run("wrong")
         assert found.agrees
         assert found.limit is None or found.limit > 1e5
         assert list(found.small_batches) == [8]
-    monkeypatch.setattr(benchmark, "WORTH_IT", 0.0)
+    monkeypatch.setattr(call_sizes, "WORTH_IT", 0.0)
     assert case.run("graph").small_batches == {}
     fixed = [msgspec.structs.replace(spec, shape=(BATCH, *spec.shape[1:])) for spec in case.snapshot.inputs]
-    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    monkeypatch.setattr(call_sizes, "WORTH_IT", math.inf)
     assert case.run("graph", msgspec.structs.replace(case.snapshot, inputs=fixed)).small_batches == {}
 
 
@@ -362,7 +362,7 @@ def test_smaller_batches_are_found_where_no_rows_tell_executors_apart(
     import keras
     from keras import layers
 
-    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    monkeypatch.setattr(call_sizes, "WORTH_IT", math.inf)
     model = keras.Sequential([keras.Input((64,)), layers.Dense(10, kernel_initializer="zeros")])
     program = keras_program(tmp_path / "model.keras", model)
     entry = ModelEntry(path="m", batch_rows=BATCH)
@@ -606,35 +606,9 @@ def _mapped_kilobytes(pid: int, path: Path) -> tuple[int, int]:
     return sizes["Rss"], sizes["Pss"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "rows"),
-    [
-        ({32: 1.0, 16: 0.5, 8: 0.25, 4: 0.2, 2: 0.1, 1: 0.01}, 8),  # 4 are slower by far, whatever 1 may be
-        ({32: 1.0, 16: 0.51, 8: 0.259, 4: 0.14, 2: 0.08, 1: 0.05}, 16),
-        ({32: 1.0, 16: 0.45, 8: 0.225, 4: 0.12, 2: 0.08, 1: 0.05}, 8),
-        ({32: 1.0, 16: 0.6, 8: 0.4, 4: 0.4, 2: 0.4, 1: 0.4}, 32),
-    ],
-)
-def test_calls_have_as_few_rows_as_keep_the_speed(
-    seconds: dict[int, float], rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark, "_batch_seconds", lambda call, batch: (0.0, seconds[len(batch[0])]))
-    batch = [np.arange(32.0), np.float32(3)]
-
-    def call(arrays: Any) -> Any:
-        return [arrays[0] * 2 + (1e-9 if len(arrays[0]) < 16 else 0.0)]
-
-    assert benchmark.least_call_rows(call, batch, to_the_bit=False) == rows
-    assert benchmark.least_call_rows(call, batch, to_the_bit=True) == max(16, rows)
-    monkeypatch.setattr(benchmark, "MOST_PADDING_BYTES", 3 * 8)
-    assert benchmark.least_call_rows(call, batch, to_the_bit=False) <= 4, (
-        "more may be faster, and need more to be filled"
-    )
-
-
 @pytest.mark.parametrize("name", ["graph", "frozen", "tflite"])
 def test_a_trial_with_fewer_rows_in_a_call(cases: dict[str, Case], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "WORTH_IT", math.inf)
+    monkeypatch.setattr(call_sizes, "WORTH_IT", math.inf)
     monkeypatch.setattr(benchmark, "least_call_rows", lambda call, batch, *, to_the_bit: 4)
     case = cases["conv"]
 
