@@ -211,11 +211,11 @@ def test_as_many_threads_compute_as_a_child_is_told(tmp_path: Path, threads: int
     call = EXECUTORS["openvino"].load(tmp_path, wide(tmp_path), BATCH, threads)
     rows = [np.ones((BATCH, WIDTH), np.float32)]
     call(rows)
-    before = _ticks_of_threads()
-    for _ in range(100):
+    before, used = _ticks_of_threads(), {"none": 0}
+    while sum(used.values()) < 100:  # beside which what threads of other tests still do is little
         call(rows)
-    used = {thread: ticks - before.get(thread, 0) for thread, ticks in _ticks_of_threads().items()}
-    busy = [ticks for ticks in used.values() if ticks > 0.1 * sum(used.values())]
+        used = {thread: ticks - before.get(thread, 0) for thread, ticks in _ticks_of_threads().items()}
+    busy = [ticks for ticks in used.values() if ticks > 0.2 * sum(used.values())]
     assert 1 <= len(busy) <= threads, used
 
 
